@@ -1,0 +1,149 @@
+"""The command `wavllm`: where the parts are put together.
+
+Every import of a part waits until its command runs, so that `wavllm play` loads no model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+STARTED_S: Final = time.perf_counter()
+PORT: Final = 8710
+URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
+Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
+
+app = typer.Typer(
+    help="A voice assistant that hears what was said and who said it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+log = logging.getLogger("wavllm")
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="A file like configs/nano.yaml.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the file's.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Likewise; 0: any free one.")] = None,
+) -> None:
+    """Run the server until Ctrl-C; the shipped model and the defaults need no configuration."""
+    logging.getLogger().setLevel(logging.INFO)
+    with _told_what_to_install("server"):
+        from agent.config import load_config
+
+        settings = load_config(config)  # before the model, which takes seconds to import
+        from agent.server import PATH, serve
+        from wavllm_core.engine.live import LiveEngine
+
+    if host is not None:
+        settings = replace(settings, server=replace(settings.server, host=host))
+    if port is not None:
+        settings = replace(settings, server=replace(settings.server, port=port))
+    engine = LiveEngine.load(settings.model.checkpoint, settings.model.threads)
+
+    def announce(port: int) -> None:
+        seconds = time.perf_counter() - STARTED_S
+        print(f"Ready after {seconds:.1f} s: ws://{settings.server.host}:{port}{PATH}", flush=True)
+
+    async def run() -> None:
+        try:
+            await serve(settings, engine, on_ready=announce)
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def play(
+    lines: Annotated[
+        list[str], typer.Argument(metavar="FILE | --text TEXT ...", help="What to say, in this order.")
+    ],
+    url: Url = URL,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 20.0,
+) -> None:
+    """Stream sound files in real time, as the turns of one conversation.
+
+    Lines may be typed in between: wavllm play order.flac --text "what did i order"
+    """
+    from clients.file import parse_lines, play
+
+    turns = asyncio.run(play(parse_lines(lines), _console(), url, patience))
+    if not turns or not all(turn.complete and not turn.problem for turn in turns):
+        raise typer.Exit(1)
+
+
+@app.command()
+def talk(
+    url: Url = URL,
+    device: Annotated[str | None, typer.Option(help="Microphone, by name or number.")] = None,
+) -> None:
+    """Talk with the assistant through a microphone."""
+    from clients.speaker import talk
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(talk(_console(), url, device))
+
+
+@app.command()
+def demo(
+    port: Annotated[int | None, typer.Option(help="Of the server; 0: any free one.")] = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Leave the server running until Ctrl-C.")] = False,
+) -> None:
+    """Start a server, let recorded people talk with it, and sum up."""
+    from clients.demo.run import run_demo
+
+    if port is None:
+        port = PORT if stay else 0
+    with suppress(KeyboardInterrupt):
+        if not run_demo(_console(), port, stay):
+            raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; faults end in one line, surprises in a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except Exception as error:
+        if _is_told_in_a_line(error):
+            sys.exit(f"wavllm: {error}")
+        log.exception("unexpected error")
+        sys.exit(70)  # EX_SOFTWARE
+
+
+def _is_told_in_a_line(error: Exception) -> bool:
+    """Whether the message is for the person at the command line, and a traceback would say no more."""
+    from agent.errors import AgentError
+    from clients.realtime import ClientError
+    from wavllm_core.errors import CoreError
+
+    return isinstance(error, AgentError | ClientError | CoreError)
+
+
+@contextmanager
+def _told_what_to_install(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(f"wavllm: {error.name} is not installed: pip install 'wavllm-agent[{extra}]'")
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What the operator can set, read from a YAML file. The defaults are those of configs/nano.yaml.
+
+Knows only names, types and limits; `build_*` functions elsewhere turn sections into plain arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import yaml
+from pydantic import (
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from agent.errors import ConfigError
+
+FORBID: Final = ConfigDict(extra="forbid")
+Share = Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=FORBID)
+class ServerConfig:
+    """Where it listens, and how much it takes on."""
+
+    host: StrictStr = "127.0.0.1"
+    port: Annotated[StrictInt, Field(ge=0, le=65_535)] = 8710
+    max_sessions: Annotated[StrictInt, Field(ge=1)] = 32
+    max_message_bytes: Annotated[StrictInt, Field(ge=2**16)] = 32 * 2**20
+    send_timeout_s: Annotated[StrictFloat | StrictInt, Field(gt=0)] = 20
+
+
+@dataclass(frozen=True, config=FORBID)
+class ModelConfig:
+    """Which model, and on what."""
+
+    checkpoint: Path | None = None
+    threads: Annotated[StrictInt, Field(ge=1)] = 2
+    device: StrictStr = "cpu"
+
+
+@dataclass(frozen=True, config=FORBID)
+class TurnsConfig:
+    """How turns are found; a client can change the first five for its session."""
+
+    threshold: Share = 0.5
+    prefix_padding_ms: Annotated[StrictInt, Field(ge=0, le=2_000)] = 300
+    silence_duration_ms: Annotated[StrictInt, Field(ge=100, le=10_000)] = 500
+    create_response: StrictBool = True
+    interrupt_response: StrictBool = True
+    max_utterance_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
+    max_manual_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 60_000
+
+
+@dataclass(frozen=True, config=FORBID)
+class SpeakersConfig:
+    """How voices are told apart."""
+
+    same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] = 0.5
+
+
+@dataclass(frozen=True, config=FORBID)
+class ReplyConfig:
+    """How answers are made."""
+
+    max_tokens: Annotated[StrictInt, Field(ge=1, le=4_096)] = 64
+    temperature: Annotated[StrictFloat | StrictInt, Field(ge=0, le=2)] = 0.0
+    instructions: Annotated[StrictStr, Field(max_length=32_768)] = ""
+
+
+@dataclass(frozen=True, config=FORBID)
+class AgentConfig:
+    """Everything."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    turns: TurnsConfig = field(default_factory=TurnsConfig)
+    speakers: SpeakersConfig = field(default_factory=SpeakersConfig)
+    reply: ReplyConfig = field(default_factory=ReplyConfig)
+
+
+def load_config(path: Path | None) -> AgentConfig:
+    """Read a file; None means the defaults. Raises ConfigError, naming the file and every wrong key."""
+    if path is None:
+        return AgentConfig()
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    try:
+        return TypeAdapter(AgentConfig).validate_python({} if values is None else values)
+    except ValidationError as error:
+        complaints = "; ".join(_complaint(details) for details in error.errors())
+        raise ConfigError(f"{path}: {complaints}") from error
+
+
+def _complaint(details: Any) -> str:
+    key = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "unexpected_keyword_argument":
+        return f"{key}: there is no such key"
+    return f"{key or 'the file'}: {details['msg']}, not {details['input']!r}"

@@ -1,0 +1,179 @@
+"""What one client's microphone sends, on its way into the model.
+
+Owns the utterance under way: its audio goes to the engine as it arrives, whether the server finds the turns
+or the client commits them. Decides nothing about replies, and sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from agent.listener import Listener, Resampler, Speech, to_waveform
+from agent.protocol.errors import ProtocolError
+from agent.protocol.server_events import new_id
+from agent.protocol.settings import SessionSettings, TurnDetection
+from agent.turns import SpeechStarted, SpeechStopped, TurnRules
+from agent.vad import SAMPLE_RATE, Vad
+from wavllm_core.engine.api import Engine, Utterance
+
+MIN_TURN_MS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EarLimits:
+    """What the operator decides about listening."""
+
+    max_utterance_ms: int  # a turn that the server found is ended then
+    max_manual_ms: int  # audio beyond is refused where the client commits
+    make_vad: Callable[[float], Vad]  # from a threshold, 0 to 1
+
+
+@dataclass(slots=True, eq=False)
+class OpenUtterance:
+    """Something that is being said, or was."""
+
+    utterance: Utterance
+    item_id: str
+    samples: int = 0  # at 16 kHz
+    overflowed: bool = False  # the client was told
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+    def push(self, pcm: bytes) -> None:
+        """Add 16 kHz audio."""
+        if pcm:
+            self.samples += len(pcm) // 2
+            self.utterance.push(to_waveform(pcm))
+
+
+class Ear:
+    """One stream of audio; its clock runs on through every commit, clear and change of settings."""
+
+    def __init__(self, engine: Engine, limits: EarLimits, settings: SessionSettings) -> None:
+        self._engine, self._limits = engine, limits
+        self._position = 0  # samples at 16 kHz since the session began
+        self._open: OpenUtterance | None = None
+        self._settings = settings
+        self._resampler = Resampler(settings.input_rate_hz)
+        self._listener = self._new_listener(settings.turn_detection)
+
+    @property
+    def item_id(self) -> str:
+        """The item that the open utterance is going to be."""
+        return self._opened().item_id
+
+    @property
+    def holds_audio(self) -> bool:
+        return self._open is not None
+
+    def configure(self, settings: SessionSettings) -> None:
+        """Take over new settings; audio under way is dropped where rate or mode change."""
+        before, self._settings = self._settings, settings
+        old, new = before.turn_detection, settings.turn_detection
+        if before.input_rate_hz != settings.input_rate_hz or (old is None) != (new is None):
+            self.clear()
+            self._resampler = Resampler(settings.input_rate_hz)
+            self._listener = self._new_listener(new)
+        elif self._listener and old and new:
+            self._listener.rules = self._rules(new)
+            if new.threshold != old.threshold:
+                self._listener.vad = self._limits.make_vad(new.threshold)
+
+    def hear(self, pcm: bytes) -> Iterator[SpeechStarted | SpeechStopped]:
+        """Take in audio at the rate of the session; after SpeechStopped comes `take` before all else.
+
+        Raises ProtocolError, once, when the client appends more than a turn that it commits may have.
+        """
+        pcm = self._resampler.push(pcm)
+        self._position += len(pcm) // 2
+        if self._listener is None:
+            self._keep(pcm)
+            return
+        for happened in self._listener.feed(pcm):
+            if isinstance(happened, Speech):
+                self._opened().push(happened.pcm)
+            else:
+                yield happened
+
+    def take(self) -> OpenUtterance:
+        """Hand over the utterance that is complete; whoever takes it finishes or cancels it."""
+        taken, self._open = self._opened(), None
+        return taken
+
+    def take_committed(self) -> OpenUtterance:
+        """End the turn here because the client says so. Raises ProtocolError when there is none."""
+        if self._listener is None and self._open:
+            rest = self._resampler.flush()
+            self._position += len(rest) // 2
+            self._open.push(rest)
+        held_ms = to_ms(self._open.samples) if self._open else 0
+        if held_ms < MIN_TURN_MS:
+            message = f"the buffer holds {held_ms} ms of audio; at least {MIN_TURN_MS} ms make a turn"
+            raise ProtocolError("input_audio_buffer_commit_empty", message)
+        if self._listener:
+            self._listener.reset()
+        return self.take()
+
+    def take_whole(self, pcm: bytes, param: str) -> OpenUtterance:
+        """An utterance that came in one piece, beside the stream. Raises ProtocolError on its length."""
+        resampler = Resampler(self._settings.input_rate_hz)
+        pcm = resampler.push(pcm) + resampler.flush()
+        lasts_ms, most_ms = to_ms(len(pcm) // 2), self._limits.max_manual_ms
+        if not MIN_TURN_MS <= lasts_ms <= most_ms:
+            message = f"{param} lasts {lasts_ms} ms; a turn lasts {MIN_TURN_MS} to {most_ms} ms"
+            raise ProtocolError("invalid_value", message, param=param)
+        whole = OpenUtterance(self._engine.open_utterance(), new_id("item"))
+        whole.push(pcm)
+        return whole
+
+    def clear(self) -> None:
+        """Forget all audio so far."""
+        if self._open:
+            self._open.utterance.cancel()
+            self._open = None
+        if self._listener:
+            self._listener.reset()
+        self._resampler.flush()
+
+    def _keep(self, pcm: bytes) -> None:
+        opened, most_ms = self._opened(), self._limits.max_manual_ms
+        if opened.overflowed:
+            return
+        if opened.samples + len(pcm) // 2 > to_samples(most_ms):
+            opened.overflowed = True
+            message = (
+                f"the buffer holds at most {most_ms} ms; audio is dropped until it is committed or cleared"
+            )
+            raise ProtocolError("input_audio_buffer_full", message, param="audio")
+        opened.push(pcm)
+
+    def _opened(self) -> OpenUtterance:
+        if self._open is None:
+            self._open = OpenUtterance(self._engine.open_utterance(), new_id("item"))
+        return self._open
+
+    def _new_listener(self, detection: TurnDetection | None) -> Listener | None:
+        if detection is None:
+            return None
+        return Listener(self._limits.make_vad(detection.threshold), self._rules(detection), self._position)
+
+    def _rules(self, detection: TurnDetection) -> TurnRules:
+        return TurnRules(
+            prefix_samples=to_samples(detection.prefix_padding_ms),
+            silence_samples=to_samples(detection.silence_duration_ms),
+            max_samples=to_samples(self._limits.max_utterance_ms),
+        )
+
+
+def to_samples(ms: int) -> int:
+    """At 16 kHz."""
+    return ms * SAMPLE_RATE // 1000
+
+
+def to_ms(samples: int) -> int:
+    """Of samples at 16 kHz, rounded down."""
+    return samples * 1000 // SAMPLE_RATE

@@ -1,0 +1,132 @@
+"""What the server says, in the words of OpenAI Realtime: one function per event.
+
+Knows the spelling only; what is sent when is for the session. An event gets its event_id in `encode`.
+Extensions are extra keys and events that begin with "wavllm."; `EXTENSIONS` announces them.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any, Final
+
+from agent.protocol.errors import ProtocolError
+
+ServerEvent = dict[str, Any]
+
+EXTENSIONS: Final = ["wavllm.speaker", "wavllm_latency"]
+TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
+
+
+def new_id(prefix: str) -> str:
+    """A name that no other object has."""
+    return f"{prefix}_{secrets.token_hex(8)}"
+
+
+def encode(event: ServerEvent) -> str:
+    """The message that carries an event."""
+    return json.dumps({"event_id": new_id("event"), **event}, separators=(",", ":"))
+
+
+def session_created(session: dict[str, Any], version: str) -> ServerEvent:
+    extensions = {"extensions": EXTENSIONS, "version": version}
+    return {"type": "session.created", "session": session, "wavllm": extensions}
+
+
+def session_updated(session: dict[str, Any]) -> ServerEvent:
+    return {"type": "session.updated", "session": session}
+
+
+def error(error: ProtocolError, *, kind: str = "invalid_request_error") -> ServerEvent:
+    """A complaint; the socket stays open."""
+    details = {
+        "type": kind,
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "event_id": error.event_id,
+    }
+    return {"type": "error", "error": details}
+
+
+def speech_started(item_id: str, audio_start_ms: int) -> ServerEvent:
+    return {
+        "type": "input_audio_buffer.speech_started",
+        "item_id": item_id,
+        "audio_start_ms": audio_start_ms,
+    }
+
+
+def speech_stopped(item_id: str, audio_end_ms: int) -> ServerEvent:
+    return {"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": audio_end_ms}
+
+
+def audio_committed(item_id: str, previous_item_id: str | None) -> ServerEvent:
+    return {
+        "type": "input_audio_buffer.committed",
+        "item_id": item_id,
+        "previous_item_id": previous_item_id,
+    }
+
+
+def audio_cleared() -> ServerEvent:
+    return {"type": "input_audio_buffer.cleared"}
+
+
+def item_added(item: dict[str, Any], previous_item_id: str | None) -> ServerEvent:
+    return {"type": "conversation.item.added", "item": item, "previous_item_id": previous_item_id}
+
+
+def item_done(item: dict[str, Any], previous_item_id: str | None) -> ServerEvent:
+    return {"type": "conversation.item.done", "item": item, "previous_item_id": previous_item_id}
+
+
+def item_deleted(item_id: str) -> ServerEvent:
+    return {"type": "conversation.item.deleted", "item_id": item_id}
+
+
+def speaker_told(item_id: str, number: int, similarity: float) -> ServerEvent:
+    """Extension: who spoke, by number within this session."""
+    return {
+        "type": "wavllm.speaker",
+        "item_id": item_id,
+        "speaker": speaker_name(number),
+        "number": number,
+        "similarity": round(similarity, 3),
+    }
+
+
+def transcript_delta(item_id: str, delta: str) -> ServerEvent:
+    return {"type": f"{TRANSCRIPTION}.delta", "item_id": item_id, "content_index": 0, "delta": delta}
+
+
+def transcript_completed(item_id: str, transcript: str, seconds: float, speaker: int | None) -> ServerEvent:
+    return {
+        "type": f"{TRANSCRIPTION}.completed",
+        "item_id": item_id,
+        "content_index": 0,
+        "transcript": transcript,
+        "usage": {"type": "duration", "seconds": round(seconds, 3)},
+        "speaker": speaker and speaker_name(speaker),
+    }
+
+
+def transcript_failed(item_id: str, message: str) -> ServerEvent:
+    details = {"type": "server_error", "code": "transcription_failed", "message": message, "param": None}
+    return {"type": f"{TRANSCRIPTION}.failed", "item_id": item_id, "content_index": 0, "error": details}
+
+
+def speaker_name(number: int) -> str:
+    return f"speaker {number}"
+
+
+def message_item(item_id: str, role: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    """A message of the conversation; audio is never sent back."""
+    return {
+        "id": item_id,
+        "object": "realtime.item",
+        "type": "message",
+        "role": role,
+        "status": status,
+        "content": content,
+    }

@@ -1,0 +1,151 @@
+"""What a client can set for its session, and how a change is merged into what stands.
+
+A key that is absent keeps its value; null is a value of its own where it means something (no turn
+detection, no transcripts). A patch is read whole before anything changes. Settings are immutable, so that
+a response keeps those it began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from agent.protocol.fields import Fields
+
+INPUT_RATES_HZ: Final = (8_000, 16_000, 24_000, 48_000)
+MAX_PREFIX_MS: Final = 2_000
+MIN_SILENCE_MS: Final = 100
+MAX_SILENCE_MS: Final = 10_000
+MAX_OUTPUT_TOKENS: Final = 4_096
+MODEL: Final = "wavllm"
+NO_VOICE: Final = 'this server has no voice yet; ask for ["text"]'
+NO_TOOLS: Final = "this server calls no tools yet"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDetection:
+    """When the server decides that a person has begun and ended a turn."""
+
+    threshold: float = 0.5  # 0 to 1; higher takes less for speech
+    prefix_padding_ms: int = 300  # kept from before the first speech
+    silence_duration_ms: int = 500  # that ends a turn
+    create_response: bool = True  # answer when a turn ends
+    interrupt_response: bool = True  # fall silent when a turn begins
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Everything a session.update can change."""
+
+    instructions: str = ""
+    input_rate_hz: int = 24_000
+    transcription: bool = True  # transcripts are sent; they are made in any case, for the history
+    turn_detection: TurnDetection | None = TurnDetection()  # None: the client commits
+    max_output_tokens: int | Literal["inf"] = "inf"
+
+    def to_wire(self, session_id: str) -> dict[str, Any]:
+        """The session object of the protocol, with effective values only."""
+        detection = self.turn_detection
+        return {
+            "type": "realtime",
+            "object": "realtime.session",
+            "id": session_id,
+            "model": MODEL,
+            "instructions": self.instructions,
+            "output_modalities": ["text"],
+            "audio": {
+                "input": {
+                    "format": {"type": "audio/pcm", "rate": self.input_rate_hz},
+                    "noise_reduction": None,
+                    "transcription": {"model": MODEL} if self.transcription else None,
+                    "turn_detection": detection
+                    and {
+                        "type": "server_vad",
+                        "threshold": detection.threshold,
+                        "prefix_padding_ms": detection.prefix_padding_ms,
+                        "silence_duration_ms": detection.silence_duration_ms,
+                        "create_response": detection.create_response,
+                        "interrupt_response": detection.interrupt_response,
+                        "idle_timeout_ms": None,
+                    },
+                }
+            },
+            "tools": [],
+            "tool_choice": "auto",
+            "max_output_tokens": self.max_output_tokens,
+        }
+
+
+def merge(current: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
+    """The settings after a session.update; `defaults` fill turn detection that was off.
+
+    Raises ProtocolError when any part of the patch cannot be taken.
+    """
+    if "type" in patch:
+        patch.choice("type", ["realtime"])
+    patch.refuse("tools", NO_TOOLS)
+    require_text_output(patch)
+    settings = current
+    if "instructions" in patch:
+        settings = replace(settings, instructions=patch.text("instructions"))
+    if "max_output_tokens" in patch:
+        settings = replace(settings, max_output_tokens=output_tokens(patch))
+    if "audio" in patch and "input" in (audio := patch.object("audio")):
+        settings = _merge_input(settings, audio.object("input"), defaults)
+    return settings
+
+
+def require_text_output(fields: Fields) -> None:
+    """Raises ProtocolError when a reply is asked for in anything but text."""
+    if "output_modalities" in fields and fields.value("output_modalities") != ["text"]:
+        raise fields.wrong("output_modalities", f'["text"]: {NO_VOICE}')
+
+
+def output_tokens(fields: Fields) -> int | Literal["inf"]:
+    """The limit of a reply: a number of tokens, or "inf" for the server's own limit."""
+    if fields.value("max_output_tokens") == "inf":
+        return "inf"
+    return fields.integer("max_output_tokens", 1, MAX_OUTPUT_TOKENS)
+
+
+def _merge_input(current: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
+    settings = current
+    if "format" in patch:
+        audio_format = patch.object("format")
+        audio_format.choice("type", ["audio/pcm"])
+        if "rate" in audio_format:
+            settings = replace(settings, input_rate_hz=audio_format.choice("rate", INPUT_RATES_HZ))
+    if "transcription" in patch:
+        wanted = patch.value("transcription") is not None
+        if wanted:
+            patch.object("transcription")  # which model, which language: there is one
+        settings = replace(settings, transcription=wanted)
+    if "turn_detection" in patch:
+        if patch.value("turn_detection") is None:
+            return replace(settings, turn_detection=None)
+        base = current.turn_detection or defaults.turn_detection or TurnDetection()
+        detection = _merge_detection(
+            base, patch.object("turn_detection"), required=not current.turn_detection
+        )
+        settings = replace(settings, turn_detection=detection)
+    return settings
+
+
+def _merge_detection(current: TurnDetection, patch: Fields, *, required: bool) -> TurnDetection:
+    if required or "type" in patch:
+        patch.choice("type", ["server_vad"])
+    patch.refuse("idle_timeout_ms", "this server does not speak up on its own; leave it null")
+    detection = current
+    if "threshold" in patch:
+        detection = replace(detection, threshold=patch.number("threshold", 0, 1))
+    if "prefix_padding_ms" in patch:
+        prefix_ms = patch.integer("prefix_padding_ms", 0, MAX_PREFIX_MS)
+        detection = replace(detection, prefix_padding_ms=prefix_ms)
+    if "silence_duration_ms" in patch:
+        silence_ms = patch.integer("silence_duration_ms", MIN_SILENCE_MS, MAX_SILENCE_MS)
+        detection = replace(detection, silence_duration_ms=silence_ms)
+    if "create_response" in patch:
+        detection = replace(detection, create_response=patch.flag("create_response"))
+    if "interrupt_response" in patch:
+        detection = replace(detection, interrupt_response=patch.flag("interrupt_response"))
+    return detection

@@ -1,0 +1,86 @@
+"""When a turn begins and ends: a table over speech flags, counted in samples at 16 kHz.
+
+    state      flag of the frame                                  next        what happened
+    Listening  enough of the last frames voiced                   Speaking    SpeechStarted
+    Listening  otherwise                                          Listening
+    Speaking   voiced, or a pause shorter than the silence        Speaking
+    Speaking   a pause as long as the silence, or the limit hit   Listening   SpeechStopped
+
+Pure: audio, clocks and what follows from a turn are somebody else's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from agent.vad import FRAME_SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRules:
+    """What counts as a turn.
+
+    8 of 10 frames: a cough of 80 ms opens none, though the detector lingers on it; a digit of 300 ms does.
+    """
+
+    prefix_samples: int = 4_800  # given to the model from before the first voiced frame
+    silence_samples: int = 8_000  # without a voiced frame, end the turn
+    max_samples: int = 480_000  # of one turn, prefix included; then it is ended by force
+    start_window_frames: int = 10
+    start_voiced_frames: int = 8  # of the window, begin a turn
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Nobody speaks."""
+
+    now_sample: int  # where the stream has got to
+    free_sample: int  # audio before this was given away or cleared
+    window: tuple[bool, ...] = ()  # the last flags, oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class Speaking:
+    """A turn is under way."""
+
+    now_sample: int
+    start_sample: int
+    last_voiced_sample: int  # end of the last voiced frame
+
+
+TurnState = Listening | Speaking
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """A turn has begun; its audio is everything from `start_sample` on."""
+
+    start_sample: int  # prefix included
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """A turn is over."""
+
+    end_sample: int  # of the audio that belongs to it
+    last_voiced_sample: int  # what lies between the two was spent waiting
+
+
+def advance(
+    rules: TurnRules, state: TurnState, *, voiced: bool
+) -> tuple[TurnState, SpeechStarted | SpeechStopped | None]:
+    """Take in the flag of one more frame."""
+    now = state.now_sample + FRAME_SAMPLES
+    if isinstance(state, Listening):
+        window = (*state.window, voiced)[-rules.start_window_frames :]
+        if sum(window) < rules.start_voiced_frames:
+            return Listening(now, state.free_sample, window), None
+        onset = now - (len(window) - window.index(True)) * FRAME_SAMPLES
+        start = max(state.free_sample, onset - rules.prefix_samples)
+        last_voiced = now - window[::-1].index(True) * FRAME_SAMPLES
+        return Speaking(now, start, last_voiced), SpeechStarted(start)
+    state = replace(state, now_sample=now, last_voiced_sample=now if voiced else state.last_voiced_sample)
+    paused = now - state.last_voiced_sample >= rules.silence_samples
+    if paused or now - state.start_sample >= rules.max_samples:
+        return Listening(now, free_sample=now), SpeechStopped(now, state.last_voiced_sample)
+    return state, None

@@ -1,0 +1,131 @@
+"""A conversation with a server that speaks OpenAI Realtime, as a small library.
+
+    async with connect() as conversation:
+        await conversation.send_audio(waveform)
+        async for event in conversation:
+            print(event["type"])
+
+Owns the socket and the spelling of what is sent. Does not interpret what arrives: see `turns`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+DEFAULT_URL: Final = "ws://127.0.0.1:8710/v1/realtime"
+SAMPLE_RATE: Final = 16_000
+MAX_EVENT_BYTES: Final = 16 * 2**20
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+Event = dict[str, Any]
+Waveform = npt.NDArray[np.float32]  # (samples,) at SAMPLE_RATE in [-1, 1]
+
+
+class ClientError(Exception):
+    """Something the person at the client can put right; the message says what."""
+
+
+class Conversation:
+    """One open conversation: audio and typed text go in, events come out."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    async def send(self, event: Event) -> None:
+        """Send any client event as it stands. Raises ClientError when the server is gone."""
+        try:
+            await self._socket.send(json.dumps(event))
+        except ConnectionClosed as closed:
+            raise _lost(closed) from closed
+
+    async def send_audio(self, waveform: Waveform) -> None:
+        """Append audio to what the person is saying; the server decides where the turn ends."""
+        await self.send_pcm(to_pcm(waveform))
+
+    async def send_pcm(self, pcm: bytes) -> None:
+        """The same for 16-bit little-endian mono samples at 16 kHz."""
+        audio = base64.b64encode(pcm).decode("ascii")
+        await self.send({"type": "input_audio_buffer.append", "audio": audio})
+
+    async def send_text(self, text: str) -> None:
+        """Say something in writing, and ask for the answer."""
+        content = [{"type": "input_text", "text": text}]
+        item = {"type": "message", "role": "user", "content": content}
+        await self.send({"type": "conversation.item.create", "item": item})
+        await self.send({"type": "response.create"})
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Every event of the server until it closes. Raises ClientError when the connection breaks."""
+        try:
+            async for message in self._socket:
+                yield json.loads(message)
+        except ConnectionClosed as closed:
+            raise _lost(closed) from closed
+
+
+@asynccontextmanager
+async def connect(url: str = DEFAULT_URL, instructions: str | None = None) -> AsyncIterator[Conversation]:
+    """Open a conversation with text replies, ready for audio at 16 kHz.
+
+    instructions: the system prompt; None leaves the server's own
+    Raises ClientError when no such server is there, or when it refuses the session.
+    """
+    session: Event = {
+        "type": "realtime",
+        "output_modalities": ["text"],
+        "audio": {"input": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}},
+    }
+    if instructions is not None:
+        session["instructions"] = instructions
+    socket = await _open(url)
+    async with socket:
+        conversation = Conversation(socket)
+        await _expect(socket, "session.created")
+        await conversation.send({"type": "session.update", "session": session})
+        await _expect(socket, "session.updated")
+        yield conversation
+
+
+def to_pcm(waveform: Waveform) -> bytes:
+    """16-bit little-endian samples; what lies outside [-1, 1] is clipped."""
+    return (np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+
+
+async def _open(url: str) -> ClientConnection:
+    try:
+        if urlsplit(url).hostname in LOOPBACK:  # a proxy of the environment could not reach this machine
+            return await open_websocket(url, max_size=MAX_EVENT_BYTES, proxy=None)
+        return await open_websocket(url, max_size=MAX_EVENT_BYTES)
+    except (InvalidURI, ValueError) as error:
+        raise ClientError(f"{url} is not a WebSocket address: {error}") from error
+    except InvalidHandshake as error:
+        raise ClientError(f"{url} answers, but not as a Realtime server: {error}") from error
+    except OSError as error:  # time-outs are among them
+        raise ClientError(f"no server at {url} ({error}); start one with: wavllm serve") from error
+
+
+async def _expect(socket: ClientConnection, kind: str) -> None:
+    try:
+        event = json.loads(await socket.recv())
+    except ConnectionClosed as closed:
+        raise _lost(closed) from closed
+    if event["type"] == "error":
+        raise ClientError(f"the server refused the session: {event['error']['message']}")
+    if event["type"] != kind:
+        raise ClientError(f"the server sent {event['type']} where {kind} was due")
+
+
+def _lost(closed: ConnectionClosed) -> ClientError:
+    reason = f"{closed.rcvd.code} {closed.rcvd.reason}".strip() if closed.rcvd else "without a word"
+    return ClientError(f"the server closed the connection ({reason})")

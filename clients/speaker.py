@@ -1,0 +1,106 @@
+"""`wavllm talk`: a microphone as one side of a conversation.
+
+Owns the audio device. PortAudio is loaded when it is asked for, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import soxr
+from rich.console import Console
+
+from clients.display import follow
+from clients.realtime import DEFAULT_URL, SAMPLE_RATE, ClientError, Waveform, connect
+
+BLOCK_MS: Final = 32
+MAX_BLOCKS: Final = 100  # about three seconds
+
+
+class Microphone:
+    """Audio of an input device at 16 kHz, whatever rate the device runs at; iterate to hear it.
+
+    When nobody listens for three seconds the oldest block is dropped, and counted in `dropped`.
+    """
+
+    def __init__(self, name: str, sample_rate: int) -> None:
+        self.name = name
+        self.dropped = 0
+        self._blocks: asyncio.Queue[Waveform] = asyncio.Queue(MAX_BLOCKS)  # overflow: the oldest is dropped
+        self._resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
+
+    def put(self, block: Waveform) -> None:
+        """Take a block from the device; to be called in the event loop."""
+        if self._blocks.full():
+            self._blocks.get_nowait()
+            self.dropped += 1
+        self._blocks.put_nowait(block)
+
+    async def __aiter__(self) -> AsyncIterator[Waveform]:
+        while True:
+            yield self._resampler.resample_chunk(await self._blocks.get())
+
+
+@contextmanager
+def open_microphone(device: str | None = None) -> Iterator[Microphone]:
+    """Record from a device, by name or number, or from the default one.
+
+    Raises ClientError when PortAudio or the device is missing.
+    """
+    portaudio = _load_portaudio()
+    loop = asyncio.get_running_loop()
+    wanted = int(device) if device and device.isdecimal() else device
+    try:
+        info = portaudio.query_devices(wanted, "input")
+        sample_rate = int(info["default_samplerate"])
+        microphone = Microphone(info["name"], sample_rate)
+
+        def arrived(block: Any, frames: int, time: Any, status: Any) -> None:
+            loop.call_soon_threadsafe(microphone.put, np.array(block[:, 0]))
+
+        stream = portaudio.InputStream(
+            sample_rate,
+            blocksize=sample_rate * BLOCK_MS // 1000,
+            device=wanted,
+            channels=1,
+            dtype="float32",
+            callback=arrived,
+        )
+    except (portaudio.PortAudioError, ValueError) as error:
+        wish = f"microphone {device!r}" if device else "a microphone"
+        raise ClientError(f"{wish} cannot be opened: {error}; python -m sounddevice lists them") from error
+    with stream:
+        yield microphone
+
+
+async def talk(console: Console, url: str = DEFAULT_URL, device: str | None = None) -> None:
+    """Stream the microphone and print the conversation until cancelled.
+
+    Raises ClientError when there is no microphone or no server, or when the server leaves.
+    """
+    with open_microphone(device) as microphone:
+        async with connect(url) as conversation, follow(conversation, console):
+            console.print(f"Listening to {microphone.name}. Speak; Ctrl-C ends the conversation.")
+            try:
+                async for waveform in microphone:
+                    await conversation.send_audio(waveform)
+            finally:
+                if microphone.dropped:
+                    lost_ms = microphone.dropped * BLOCK_MS
+                    console.print(f"{lost_ms} ms of audio were dropped: the server was too slow")
+
+
+def _load_portaudio() -> ModuleType:
+    try:
+        import sounddevice
+    except ModuleNotFoundError as error:
+        raise ClientError("a microphone needs one more package: pip install 'wavllm-agent[mic]'") from error
+    except OSError as error:  # the package is there, the library it wraps is not
+        raise ClientError(f"{error}; on Debian and Ubuntu: apt install libportaudio2") from error
+    module: ModuleType = sounddevice
+    return module

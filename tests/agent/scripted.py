@@ -1,0 +1,113 @@
+"""A model that answers by rule: what it hears is told by how loud it is.
+
+Voice n of these tests is a constant of n × LOUDNESS; its transcript is "voice n for so many ms".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.errors import CoreError
+
+LOUDNESS = 3_000
+
+
+def speech(ms: int, voice: int = 1, rate: int = 16_000) -> bytes:
+    """PCM that the scripted detector takes for speech."""
+    return np.full(ms * rate // 1000, voice * LOUDNESS, "<i2").tobytes()
+
+
+def silence(ms: int, rate: int = 16_000) -> bytes:
+    return bytes(2 * (ms * rate // 1000))
+
+
+class LoudnessVad:
+    """Takes whatever is loud for speech."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def is_speech(self, frame: bytes) -> bool:
+        return int(np.abs(np.frombuffer(frame, "<i2").astype(np.int32)).max()) > LOUDNESS // 2
+
+
+class ScriptedUtterance:
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self.engine = engine
+        self.chunks: list[npt.NDArray[np.float32]] = []
+
+    def push(self, waveform: npt.NDArray[np.float32]) -> None:
+        self.chunks.append(waveform)
+
+    async def finish(self) -> Heard:
+        if self.engine.deaf:
+            raise CoreError("the encoder is out of order")
+        waveform = np.concatenate(self.chunks)
+        self.engine.heard.append(waveform)
+        vector = np.zeros(8, np.float32)
+        vector[voice_of(waveform)] = 1
+        return Heard(waveform, vector, len(waveform) / 16_000)
+
+    def cancel(self) -> None:
+        self.engine.open.discard(self)
+
+
+class ScriptedEngine:
+    """Counts what is open, so that a test can see what was left behind."""
+
+    def __init__(self) -> None:
+        self.open: set[ScriptedUtterance] = set()
+        self.running = 0  # replies and transcripts under way
+        self.heard: list[npt.NDArray[np.float32]] = []
+        self.asked: list[tuple[str, list[Exchange], Sampling]] = []
+        self.words: list[str] | None = None  # of every reply; None: it depends on the question
+        self.go_on = asyncio.Event()  # a reply waits for it after its first word
+        self.go_on.set()
+        self.pencil = asyncio.Event()  # a transcript waits for it
+        self.pencil.set()
+        self.deaf = self.mute = self.cannot_write = False
+
+    def open_utterance(self) -> ScriptedUtterance:
+        utterance = ScriptedUtterance(self)
+        self.open.add(utterance)
+        return utterance
+
+    async def transcribe(self, heard: Heard) -> AsyncIterator[str]:
+        self.running += 1
+        try:
+            await self.pencil.wait()
+            yield f"voice {voice_of(heard.speech_embeds)} "
+            if self.cannot_write:
+                raise CoreError("the pencil is broken")
+            yield f"for {round(1000 * heard.seconds)} ms"
+        finally:
+            self.running -= 1
+
+    async def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncIterator[str]:
+        self.asked.append((instructions, list(history), sampling))
+        words = [f"answer {len(history)}", " to ", history[-1].text or "speech"]
+        self.running += 1
+        try:
+            for number, word in enumerate(words if self.words is None else self.words):
+                if number == 1:
+                    await self.go_on.wait()
+                    if self.mute:
+                        raise CoreError("out of memory")
+                yield word
+        finally:
+            self.running -= 1
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    async def close(self) -> None:
+        pass
+
+
+def voice_of(waveform: npt.NDArray[np.float32]) -> int:
+    return round(float(np.abs(waveform).max()) * 32_768 / LOUDNESS)

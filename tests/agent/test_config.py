@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.config import AgentConfig, load_config
+from agent.errors import ConfigError
+from agent.server import build_options
+from agent.vad import WebRtcVad
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_nano_is_the_default() -> None:
+    assert load_config(ROOT / "configs/nano.yaml") == AgentConfig() == load_config(None)
+
+
+def test_a_file_may_be_partial_or_empty(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("")
+    assert load_config(path) == AgentConfig()
+    path.write_text("model: {checkpoint: some/folder}\nturns: {threshold: 1}\nreply: {instructions: Hi.}")
+    config = load_config(path)
+    assert config.model.checkpoint == Path("some/folder")
+    options = build_options(config, WebRtcVad)
+    assert options.settings.turn_detection is not None
+    assert options.settings.turn_detection.threshold == 1
+    assert options.settings.instructions == "Hi."
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sever: {}", "sever: there is no such key"),
+        ("server: {prot: 1}", "server.prot: there is no such key"),
+        ("server: {port: '8710'}", "server.port: "),
+        ("server: {port: 99999}", "not 99999"),
+        ("turns: {create_response: 1}", "turns.create_response: "),
+        ("turns: []", "turns: "),
+        ("[1]", "the file: "),
+        ("server: {", "is not YAML"),
+        ("turns: {threshold: 3}\nreply: {max_tokens: 0}", "reply.max_tokens: "),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert str(raised.value).startswith(str(path))
+    assert words in str(raised.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "absent.yaml")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.turns import (
+    FRAME_SAMPLES,
+    Listening,
+    Speaking,
+    SpeechStarted,
+    SpeechStopped,
+    TurnRules,
+    advance,
+)
+
+FRAMES_PER_S = 50
+RULES = TurnRules()
+
+
+def turns(flags: list[bool], rules: TurnRules = RULES) -> list[SpeechStarted | SpeechStopped]:
+    state: Listening | Speaking = Listening(0, 0)
+    happened = []
+    for voiced in flags:
+        state, event = advance(rules, state, voiced=voiced)
+        happened += [event] if event else []
+    return happened
+
+
+def flags(*runs: tuple[int, bool]) -> list[bool]:
+    """From (milliseconds, voiced) pairs."""
+    return [voiced for ms, voiced in runs for _ in range(ms // 20)]
+
+
+def test_a_digit_makes_a_turn_with_its_prefix() -> None:
+    said = turns(flags((1000, False), (300, True), (1000, False)))
+    assert said == [SpeechStarted(16 * 700), SpeechStopped(16 * 1800, 16 * 1300)]
+
+
+@pytest.mark.parametrize("blip_ms", [20, 60, 100, 140])
+def test_a_blip_makes_none(blip_ms: int) -> None:
+    assert turns(flags((500, False), (blip_ms, True), (500, False)) * 5) == []
+
+
+def test_a_breath_does_not_end_a_turn() -> None:
+    said = turns(flags((300, True), (480, False), (20, True), (480, False), (300, True), (500, False)))
+    assert said == [SpeechStarted(0), SpeechStopped(16 * 2080, 16 * 1580)]
+
+
+def test_speech_may_flicker() -> None:
+    flicker = [True, True, True, True, False] * 4
+    assert turns(flicker + [False] * 25) == [SpeechStarted(0), SpeechStopped(44 * 320, 19 * 320)]
+
+
+def test_endless_speech_is_cut_and_no_sample_is_given_twice() -> None:
+    said = turns([True] * FRAMES_PER_S * 61)
+    assert said == [
+        SpeechStarted(0),
+        SpeechStopped(480_000, 480_000),
+        SpeechStarted(480_000),
+        SpeechStopped(960_000, 960_000),
+        SpeechStarted(960_000),
+    ]
+
+
+@given(
+    flags=st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=40).map(
+        lambda runs: [voiced for frames, voiced in runs for _ in range(frames)]
+    ),
+    rules=st.builds(
+        TurnRules,
+        prefix_samples=st.integers(0, 32_000),
+        silence_samples=st.integers(320, 16_000),
+        max_samples=st.integers(80_000, 160_000),
+    ),
+)
+def test_turns_follow_each_other_and_keep_their_limits(flags: list[bool], rules: TurnRules) -> None:
+    said = turns(flags, rules)
+    assert [type(event) for event in said] == [SpeechStarted, SpeechStopped] * (len(said) // 2) + [SpeechStarted] * (
+        len(said) % 2
+    )
+    clock = 0
+    for event in said:
+        if isinstance(event, SpeechStarted):
+            assert clock <= event.start_sample
+            clock = event.start_sample
+        else:
+            assert clock < event.last_voiced_sample <= event.end_sample
+            assert event.end_sample - clock < rules.max_samples + FRAME_SAMPLES
+            voiced = flags[clock // FRAME_SAMPLES : event.end_sample // FRAME_SAMPLES]
+            assert sum(voiced) >= rules.start_voiced_frames
+            clock = event.end_sample

@@ -1,0 +1,105 @@
+"""A server that says what it is told to, in the events of OpenAI Realtime; it hears by loudness."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.server import ServerConnection, serve
+
+from clients.realtime import Event
+
+QUIET_SAMPLES = 1600  # that end an utterance
+LATENCY = {"vad_wait_ms": 100.0, "first_token_ms": 20.0, "total_ms": 50.0}
+
+
+def spoken_turn(number: int, transcript: str, reply: str) -> list[Event]:
+    """What a server sends from the end of an utterance on; here the transcript comes after the reply."""
+    item, response = f"item_{number}", f"resp_{number}"
+    transcription = "conversation.item.input_audio_transcription"
+    return [
+        {"type": "input_audio_buffer.speech_stopped", "item_id": item},
+        {"type": "input_audio_buffer.committed", "item_id": item},
+        {"type": "wavllm.speaker", "item_id": item, "speaker": "speaker 1", "number": 1, "similarity": 0.9},
+        {"type": f"{transcription}.delta", "item_id": item, "delta": transcript[:3]},
+        *answer(response, reply),
+        {
+            "type": f"{transcription}.completed",
+            "item_id": item,
+            "transcript": transcript,
+            "speaker": "speaker 1",
+        },
+    ]
+
+
+def answer(response: str, reply: str, status: str = "completed") -> list[Event]:
+    return [
+        {"type": "response.created", "response": {"id": response, "status": "in_progress"}},
+        *({"type": "response.output_text.delta", "response_id": response, "delta": part} for part in reply),
+        {"type": "response.done", "response": {"id": response, "status": status}, "wavllm_latency": LATENCY},
+    ]
+
+
+@dataclass
+class ScriptedServer:
+    """Answers the next spoken turn with the next of `spoken`, and every typed text with its echo."""
+
+    spoken: list[tuple[str, str]] = field(default_factory=list)
+    refuse: bool = False  # the session
+    mute: bool = False  # leaves what is typed without an answer
+    leave_after: str = ""  # an event of this type, close the connection
+    url: str = ""
+    session: dict[str, Any] = field(default_factory=dict)
+    samples: int = 0
+    turns: int = 0
+    _quiet: int | None = None  # samples since the last loud one; None: nobody speaks
+
+    async def converse(self, socket: ServerConnection) -> None:
+        await socket.send(json.dumps({"type": "session.created", "session": {}}))
+        text = ""
+        async for message in socket:
+            event = json.loads(message)
+            replies: list[Event] = []
+            if event["type"] == "session.update" and self.refuse:
+                replies = [{"type": "error", "error": {"message": "full"}}]
+            elif event["type"] == "session.update":
+                self.session = event["session"]
+                replies = [{"type": "session.updated", "session": self.session}]
+            elif event["type"] == "conversation.item.create":
+                text = event["item"]["content"][0]["text"]
+            elif event["type"] == "response.create" and not self.mute:
+                self.turns += 1
+                replies = answer(f"resp_{self.turns}", f"you wrote {text}")
+            elif event["type"] == "input_audio_buffer.append":
+                replies = self.listen(np.frombuffer(base64.b64decode(event["audio"]), "<i2"))
+            for reply in replies:
+                await socket.send(json.dumps(reply))
+                if reply["type"] == self.leave_after:
+                    return
+
+    def listen(self, samples: np.ndarray) -> list[Event]:
+        self.samples += len(samples)
+        if np.abs(samples).max(initial=0) > 1000:
+            started = self._quiet is None
+            self._quiet = 0
+            item = f"item_{self.turns + 1}"
+            return [{"type": "input_audio_buffer.speech_started", "item_id": item}] if started else []
+        if self._quiet is not None:
+            self._quiet += len(samples)
+            if self._quiet >= QUIET_SAMPLES:
+                self._quiet = None
+                self.turns += 1
+                return spoken_turn(self.turns, *self.spoken.pop(0))
+        return []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[ScriptedServer]:
+        async with serve(self.converse, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            self.url = f"ws://127.0.0.1:{port}/v1/realtime"
+            yield self

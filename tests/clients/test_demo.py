@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from clients.demo.run import FOLDER, read_script, running_server
+from clients.realtime import SAMPLE_RATE, ClientError
+
+
+def test_the_script_is_a_conversation() -> None:
+    lines = read_script(FOLDER / "conversation.json")
+    assert len(lines) >= 5
+    assert sum(line.waveform is not None for line in lines) >= 5
+    assert all((line.text is None) != (line.waveform is None) for line in lines)
+    assert sum(len(line.waveform) for line in lines if line.waveform is not None) < 60 * SAMPLE_RATE
+
+
+def test_every_clip_is_credited() -> None:
+    credits_text = (FOLDER / "CREDITS.md").read_text(encoding="utf-8")
+    clips = sorted(path.name for path in (FOLDER / "clips").iterdir())
+    assert clips
+    assert [name for name in clips if f"`{name}`" not in credits_text] == []
+
+
+def test_a_server_that_does_not_start_is_quoted() -> None:
+    command = [sys.executable, "-c", "print('weights missing'); raise SystemExit(3)"]
+    fault = r"(?s)ended with status 3.*weights missing"
+    with pytest.raises(ClientError, match=fault), running_server(command, port=9):
+        pass

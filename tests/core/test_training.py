@@ -1,0 +1,185 @@
+"""The rules that training learns from, and a run of a few steps that is killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.tiny import tiny_config, write_tokenizer
+from wavllm_core.errors import InputError
+from wavllm_core.prompt import PromptTemplate, Turn
+from wavllm_core.train import synthesis
+from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
+from wavllm_core.train.dialogue import REFUSAL, Event, Scene, Writer
+from wavllm_core.train.loop import Trainer
+from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
+from wavllm_core.train.recipe import load_recipe
+from wavllm_core.train.tokenizer import load_tokenizer
+
+MOCHA = Order("mocha", size="large", milkAmount="soy milk")
+LATTE = Order("latte", sugarAmount="lots of brown sugar")
+
+
+@given(seed=st.integers(0, 10_000))
+def test_an_order_comes_back_from_its_description(seed: int) -> None:
+    order = random_order(random.Random(seed))
+    assert parse(f"{order.describe().capitalize()}. How many?") == order
+
+
+def test_a_reply_without_an_order_parses_to_none() -> None:
+    assert parse("You said seven.") is None
+    assert parse("") is None
+
+
+def test_the_spoken_form_is_one_that_the_grammar_has() -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        order = random_order(rng)
+        assert random_spoken_form(order, rng) in set(order.spoken_forms())
+
+
+def test_a_number_after_an_order_counts_it_and_alone_is_repeated() -> None:
+    scene = Scene()
+    assert scene.reply(Event("three", digit="three"), None) == "You said three."
+    assert scene.reply(Event("", order=MOCHA), 1) == "A large mocha with soy milk. How many?"
+    assert scene.reply(Event("alexa", wake="alexa"), 2) == "Alexa is listening."
+    assert scene.reply(Event("three", digit="three"), 1) == "Three times a large mocha with soy milk. Coming up."
+    assert scene.reply(Event("how many did i order"), 1) == "You ordered three."
+    assert scene.reply(Event("four", digit="four"), 1) == "You said four."
+
+
+def test_two_people_get_their_own_orders() -> None:
+    scene = Scene()
+    scene.reply(Event("", order=MOCHA), 1)
+    scene.reply(Event("", order=LATTE), 2)
+    assert scene.reply(Event("what did i order"), 1) == "You ordered a large mocha with soy milk."
+    assert scene.reply(Event("what did i order"), 2) == "You ordered a latte with lots of brown sugar."
+    assert scene.reply(Event("what did i order"), 3) == "You have not ordered yet."
+    assert scene.reply(Event("which milk did i order"), 2) == "You did not say."
+    assert scene.reply(Event("who ordered the mocha"), 2) == "Speaker 1 did."
+    assert scene.reply(Event("will it rain"), 2) == REFUSAL
+
+
+def test_the_prompt_has_audio_between_its_tags_and_the_instruction_after(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json"))
+    template = PromptTemplate(tokenizer)
+    history = [Turn("what did i order", speaker=1, reply="three"), Turn("not answered")]
+    prompt = template.build(history, Turn(spoken=True, speaker=2), "be short")
+    before, after = tokenizer.decode(prompt.before), tokenizer.decode(prompt.after)
+    assert before == "<s>[INST]speaker 1: what did i order[/INST]three</s>[INST]<SPEECH>"
+    assert after == "</SPEECH>speaker 2:  be short[/INST]"
+    typed = template.build([], Turn("one"), "")
+    assert tokenizer.decode(typed.before) == "<s>[INST]one[/INST]" and not typed.after
+
+
+def write_pack(path: Path) -> Path:
+    """Three readable rows, two bad ones."""
+    import io
+    import tarfile
+
+    rows = ["split,source,task,file,speaker,text,label"]
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, data: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+        for i, (split, word) in enumerate([("train", "three"), ("train", "seven"), ("dev", "three")]):
+            sound = io.BytesIO()
+            soundfile.write(sound, rng.standard_normal(6_000) * 0.1, 16_000, format="FLAC")
+            add(f"pack/audio/{i}.flac", sound.getvalue())
+            rows.append(f"{split},fsdd,commands,audio/{i}.flac,speaker{i % 2},{word},{word}")
+        add("pack/audio/broken.flac", b"this is not a sound file")
+        rows.append("train,fsdd,commands,audio/broken.flac,,one,one")
+        rows.append("train,fsdd,commands,audio/absent.flac,,one,one")
+        add("pack/manifest.csv", "\n".join(rows).encode())
+    return path
+
+
+def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = [clip for clip, _ in read_pack(write_pack(tmp_path / "pack.tar"))]
+    assert [clip.text for clip in clips] == ["three", "seven", "three"]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert "line 5: audio/broken.flac" in warnings[0] and "line 6: audio/absent.flac" in warnings[1]
+
+
+def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("out: a\ncorpus: b\nmodel: c\ntokenizer: d\nsteps: 1\npeak_lr: 1\nlosses: {}\nspeed: 3\n")
+    with pytest.raises(InputError, match=r"recipe\.yaml: speed"):
+        load_recipe(path)
+    with pytest.raises(InputError, match=r"absent\.yaml: cannot be read"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.needs("espeak-ng")
+def test_synthetic_speech_is_the_same_for_the_same_seed() -> None:
+    counts = Synthetic(orders=1, digits=2, seed=5)
+    once, again = list(synthetic_clips(counts, [])), list(synthetic_clips(counts, []))
+    assert [clip for clip, _ in once] == [clip for clip, _ in again]
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(once, again, strict=True))
+    assert min(len(pcm) for _, pcm in once) > 1_600
+
+
+@pytest.mark.needs("espeak-ng")
+def test_phonemes_have_no_stress_and_survive_punctuation() -> None:
+    three, order = synthesis.phonemes(["three", "a mocha, please"])
+    assert three == ["T", "r", "i"]
+    assert not set("',|") & set("".join(order))
+
+
+@pytest.mark.needs("espeak-ng")
+@pytest.mark.timeout(60)
+def test_a_killed_run_goes_on_and_its_loss_falls(tmp_path: Path) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    (tmp_path / "model.json").write_text(tiny_config().to_json())
+    recipe = {
+        "out": str(tmp_path / "run"),
+        "corpus": str(tmp_path / "corpus"),
+        "model": str(tmp_path / "model.json"),
+        "tokenizer": str(write_tokenizer(tmp_path / "tokenizer.json")),
+        "steps": 10,
+        "peak_lr": 3e-3,
+        "warmup_steps": 2,
+        "batch_seconds": 4,
+        "text_rows": 2,
+        "gate": True,
+        "losses": {"ctc": 1.0, "speaker": 0.1, "reply": 1.0},
+        "sources": {"fsdd": 1.0},
+        "threads": 1,
+        "log_every": 5,
+        "save_every": 5,
+        "validate_every": 10,
+    }
+
+    def train(steps: int) -> Trainer:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe | {"steps": steps}))
+        trainer = Trainer(load_recipe(path))
+        trainer.run()
+        return trainer
+
+    first = train(10)
+    kept = first.model.state_dict()["projection.weight"].clone()
+    resumed = train(10)  # nothing left to do
+    assert resumed.step == 10
+    assert torch.equal(resumed.model.state_dict()["projection.weight"], kept)
+    assert train(30).step == 30
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["reply"] for line in log if "reply" in line]
+    assert losses[-1] < losses[0]
+    assert any("dev_fsdd_reply" in line for line in log)

@@ -1,0 +1,80 @@
+"""What a live model offers to whoever holds conversations.
+
+Owns the vocabulary between `agent` and the model: what was heard, what is in the conversation, how a
+reply is asked for. Knows no tensor library, so that the agent can be tested with a scripted model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """One finished utterance, as the encoders left it."""
+
+    speech_embeds: Any  # opaque to the agent; the engine that made it reads it back
+    speaker_vector: npt.NDArray[np.float32]  # (dim,), length 1: who spoke
+    seconds: float  # of audio given to the encoders
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One user turn and what was answered to it, if anything."""
+
+    text: str = ""  # what the user typed, or the transcript of what was said
+    heard: Heard | None = None  # what was said; read for the turn that is to be answered
+    speaker: int | None = None  # 1 for the first voice of the conversation; None: unknown or typed
+    reply: str | None = None  # None: not answered
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    max_tokens: int = 64
+    temperature: float = 0.0  # 0: the most likely token always
+    seed: int = 0
+
+
+class Utterance(Protocol):
+    """An utterance while it is spoken: its encoder states roll along with the audio."""
+
+    def push(self, waveform: npt.NDArray[np.float32]) -> None:
+        """Hand over audio, (samples,) at 16 kHz in [-1, 1]; returns at once."""
+
+    async def finish(self) -> Heard:
+        """Encode what remains. Raises CoreError when the encoders failed; may be called once."""
+
+    def cancel(self) -> None:
+        """Forget the utterance; its state is freed. Harmless after `finish`."""
+
+
+class Engine(Protocol):
+    """One model, shared by all conversations; every method may be called from one event loop."""
+
+    def open_utterance(self) -> Utterance:
+        """Begin to listen."""
+
+    def transcribe(self, heard: Heard) -> AsyncIterator[str]:
+        """What was said, piece by piece; closing the iterator stops the work."""
+
+    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncIterator[str]:
+        """Answer the last exchange of `history`, piece by piece; closing the iterator stops the work.
+
+        Oldest exchanges are dropped whole when the context is full.
+        Raises CoreError when the last exchange alone does not fit.
+        """
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens `text` has, for usage figures."""
+
+    async def close(self) -> None:
+        """End the worker; whatever was under way raises CoreError."""

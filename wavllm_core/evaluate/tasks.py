@@ -1,0 +1,137 @@
+"""The dev split of a pack, put to a checkpoint: every answer comes from audio through the model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from wavllm_core.checkpoint import Checkpoint
+from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
+from wavllm_core.engine.decoder import Decoder
+from wavllm_core.evaluate.metrics import Share, equal_error_rate, normalise, word_error_rate
+from wavllm_core.prompt import TRANSCRIBE
+from wavllm_core.train.corpus import Clip, Pcm, read_pack
+from wavllm_core.train.dialogue import Event, Scene
+from wavllm_core.train.orders import SLOTS, Order, parse, random_order
+
+LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.5  # silence around a clip, as the server's turn detection leaves it
+SEED = 20261122  # of the orders that stand in the history, and of the pairs of voices
+PAIRS_PER_KIND = 20_000
+
+
+class Listener:
+    """A checkpoint that is asked about one clip at a time."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model = checkpoint.model
+        self.decoder = Decoder(checkpoint)
+
+    @torch.inference_mode()
+    def hear(self, pcm: Pcm) -> Heard:
+        """Encode a clip with silence around it."""
+        lead, tail = int(LEAD_SECONDS * SAMPLE_RATE), int(TAIL_SECONDS * SAMPLE_RATE)
+        waveform = np.pad(pcm.astype(np.float32) / 32768, (lead, tail))
+        encoded = self.model.encode(torch.from_numpy(waveform)[None])
+        vector = self.model.speaker_head.vector(encoded.pool)[0].numpy()
+        return Heard(encoded.speech_embeds[0], vector, len(waveform) / SAMPLE_RATE)
+
+    def ask(self, heard: Heard, instruction: str = "", history: tuple[Exchange, ...] = ()) -> str:
+        """The whole answer, chosen greedily."""
+        exchanges = [*history, Exchange(heard=heard)]
+        return "".join(self.decoder.reply(exchanges, instruction, Sampling(max_tokens=96)))
+
+
+@dataclass
+class Answers:
+    """What the model said, clip by clip, by source."""
+
+    said: dict[str, list[tuple[Clip, str, str]]] = field(default_factory=dict)  # clip, transcript, reply
+    counted: list[tuple[str, str]] = field(default_factory=list)  # digits after an order: wanted, given
+    voices: list[tuple[str, npt.NDArray[np.float32]]] = field(default_factory=list)  # speaker, vector
+
+
+def collect(
+    listener: Listener, pack: Path, limit: int | None, progress: Callable[[str], None], split: str = "dev"
+) -> Answers:
+    """Put every clip of the split to the model; at most `limit` of each source."""
+    answers, rng = Answers(), random.Random(SEED)
+    for clip, pcm in read_pack(pack):
+        rows = answers.said.setdefault(clip.source, [])
+        if clip.split != split or clip.source == "noise" or (limit is not None and len(rows) >= limit):
+            continue
+        heard = listener.hear(pcm)
+        if clip.source == "so762":
+            answers.voices.append((clip.speaker, heard.speaker_vector))
+        transcript = listener.ask(heard, TRANSCRIBE) if clip.text else ""
+        rows.append((clip, transcript, listener.ask(heard)))
+        if clip.source == "fsdd":
+            answers.counted.append(count_after_order(listener, heard, clip, random_order(rng)))
+        progress(f"{clip.source} {len(rows)}")
+    return answers
+
+
+def count_after_order(listener: Listener, heard: Heard, clip: Clip, order: Order) -> tuple[str, str]:
+    """A spoken digit after a typed order: the right reply, which needs the history, and the model's."""
+    scene = Scene()
+    event = Event("", order=order)
+    past = Exchange(text="", reply=scene.reply(event, None))
+    wanted = scene.reply(Event(clip.text, digit=clip.text), None)
+    return wanted, listener.ask(heard, history=(past,))
+
+
+def score(answers: Answers) -> dict[str, object]:
+    """Every figure of the report."""
+    figures: dict[str, object] = {}
+    for source, name in (("fsdd", "digits"), ("wake", "wake phrases")):
+        rows = answers.said.get(source, [])
+        figures[f"{name}, transcribed"] = share(normalise(said) == clip.text for clip, said, _ in rows)
+        figures[f"{name}, answered"] = share(
+            normalise(reply) == normalise(Scene().reply(Event(clip.text, **kind(source, clip)), None))
+            for clip, _, reply in rows
+        )
+    figures["digits answered from an order in the history"] = share(w == g for w, g in answers.counted)
+    orders = [(clip.order, parse(reply)) for clip, _, reply in answers.said.get("s2i", []) if clip.order]
+    figures["coffee orders, all slots right"] = share(wanted == given for wanted, given in orders)
+    for slot in SLOTS:
+        figures[f"coffee orders, {slot}"] = share(
+            given is not None and getattr(wanted, slot) == getattr(given, slot) for wanted, given in orders
+        )
+    read = answers.said.get("so762", [])
+    if read:
+        figures["read sentences, WER %"] = word_error_rate([c.text for c, _, _ in read], [t for _, t, _ in read])
+    if answers.voices:
+        figures["same speaker or not, EER %"], figures["threshold at the EER"] = voice_error(answers.voices)
+    return figures
+
+
+def kind(source: str, clip: Clip) -> dict[str, str]:
+    """The field of an event that a clip of this source sets."""
+    return {"digit" if source == "fsdd" else "wake": clip.text}
+
+
+def share(outcomes: Iterable[bool]) -> Share:
+    """Count what is right."""
+    results = list(outcomes)
+    return Share(sum(results), len(results))
+
+
+def voice_error(voices: list[tuple[str, npt.NDArray[np.float32]]]) -> tuple[float, float]:
+    """EER over random pairs of clips, as many of one speaker as of two."""
+    rng = random.Random(SEED)
+    by_speaker: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for speaker, vector in voices:
+        by_speaker.setdefault(speaker, []).append(vector)
+    names = [name for name, vectors in by_speaker.items() if len(vectors) > 1]
+    scores, same = [], []
+    for _ in range(PAIRS_PER_KIND):
+        one, other = rng.sample(by_speaker[rng.choice(names)], 2)
+        a, b = (rng.choice(by_speaker[name]) for name in rng.sample(names, 2))
+        scores += [float(one @ other), float(a @ b)]
+        same += [True, False]
+    return equal_error_rate(np.array(scores), np.array(same))

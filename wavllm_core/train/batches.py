@@ -1,0 +1,237 @@
+"""Clips to batches: sampling by source, length bucketing, augmentation, tasks. Deterministic per seed."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as config
+from torch import Tensor
+
+from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
+from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus
+from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
+
+T = TypeVar("T")
+IGNORED = -100  # a label that the loss leaves out
+
+
+@config(frozen=True, config=ConfigDict(extra="forbid"))
+class Augmentation:
+    """What happens to a clip before it is encoded; probabilities and ranges."""
+
+    noise: float = 0.0  # share of clips that get background noise
+    snr_db: tuple[float, float] = (6.0, 24.0)
+    gain_db: tuple[float, float] = (-6.0, 6.0)
+    speed: tuple[float, float] = (1.0, 1.0)
+    trim: float = 0.0  # share of batches whose clips are cut to their speech
+    lead_seconds: tuple[float, float] = (0.0, 0.3)  # background before it, as the server's prefix padding has it
+    tail_seconds: tuple[float, float] = (0.0, 0.6)  # and after, as its wait for the end of speech has it
+    crop_seconds: float | None = None  # a random stretch of longer clips, where only the voice matters
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors for one training step; rows are padded on the right."""
+
+    waveform: Tensor  # (batch, samples); (batch, 0) for text alone
+    samples: Tensor  # (batch,)
+    phonemes: Tensor  # (batch, longest), 0 is the CTC blank
+    phoneme_lengths: Tensor  # (batch,), 0 where there is no transcript
+    speakers: Tensor  # (batch,), -1 where unknown
+    before: list[list[int]] = field(default_factory=list)  # token ids before the audio
+    after: list[list[int]] = field(default_factory=list)  # and after it, the target included
+    targets: list[int] = field(default_factory=list)  # how many ids at the end are the target
+    instructions: list[list[int]] = field(default_factory=list)  # what the gate reads
+
+    def __len__(self) -> int:
+        return max(len(self.samples), len(self.before))
+
+
+class ExampleMaker:
+    """Turns clips into tensors and prompts; holds what all of them share."""
+
+    def __init__(self, corpus: Corpus, template: PromptTemplate, augmentation: Augmentation, seed: int) -> None:
+        self.corpus, self.template, self.augmentation = corpus, template, augmentation
+        self.rng = random.Random(seed)
+        self.noise_rng = np.random.default_rng(seed)
+        symbols = sorted({symbol for spelled in corpus.phonemes.values() for symbol in spelled})
+        self.symbol_ids = {symbol: i for i, symbol in enumerate(symbols, start=1)}
+        speakers = sorted({clip.speaker for clip in corpus.clips if clip.split == "train" and clip.speaker})
+        self.speaker_ids = {name: i for i, name in enumerate(speakers)}
+        self.noises = corpus.where("train", "noise")
+        chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
+        self.writer = Writer(self.rng, chatter or ["what is the weather"])
+
+    def waveform(self, index: int, trimmed: bool) -> npt.NDArray[np.float32]:
+        """A clip in [-1, 1], augmented."""
+        how, rng = self.augmentation, self.rng
+        x = self.corpus.pcm(index).astype(np.float32) / 32768
+        margins = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
+        if trimmed:
+            x = cut(x, self.corpus.spans[index], *margins)
+        else:
+            x = np.pad(x, tuple(margins))
+        if how.crop_seconds is not None and len(x) > (kept := int(how.crop_seconds * SAMPLE_RATE)):
+            start = rng.randrange(len(x) - kept)
+            x = x[start : start + kept]
+        speed = rng.uniform(*how.speed)
+        if speed != 1.0:
+            x = np.interp(np.arange(0, len(x) - 1, speed), np.arange(len(x)), x).astype(np.float32)
+        x *= 10 ** (rng.uniform(*how.gain_db) / 20)
+        x += self.noise_rng.standard_normal(len(x), dtype=np.float32) * 10 ** rng.uniform(-4.5, -3)
+        if self.noises and rng.random() < how.noise:
+            x = mix(x, self.background(len(x)), rng.uniform(*how.snr_db))
+        return np.clip(x, -1, 1)
+
+    def background(self, samples: int) -> npt.NDArray[np.float32]:
+        """A stretch of recorded noise."""
+        noise = self.corpus.pcm(self.rng.choice(self.noises))
+        start = self.rng.randrange(len(noise))
+        return np.take(noise, np.arange(start, start + samples), mode="wrap").astype(np.float32) / 32768
+
+    def batch(self, indices: Sequence[int], with_prompts: bool) -> Batch:
+        """The tensors of some clips, and for the language model a task for each."""
+        trimmed = self.rng.random() < self.augmentation.trim  # for all, so that lengths stay alike
+        waves = [self.waveform(i, trimmed) for i in indices]
+        samples = torch.tensor([len(wave) for wave in waves])
+        padded = torch.zeros(len(waves), int(samples.max()))
+        for row, wave in zip(padded, waves, strict=True):
+            row[: len(wave)] = torch.from_numpy(wave)
+        clips = [self.corpus.clips[i] for i in indices]
+        spelled = [
+            torch.tensor([self.symbol_ids[s] for s in self.corpus.phonemes.get(clip.text, [])], dtype=torch.long)
+            for clip in clips
+        ]
+        batch = Batch(
+            padded,
+            samples,
+            torch.nn.utils.rnn.pad_sequence(spelled, batch_first=True),
+            torch.tensor([len(row) for row in spelled]),
+            torch.tensor([self.speaker_ids.get(clip.speaker, -1) for clip in clips]),
+        )
+        if with_prompts:
+            for clip in clips:
+                self.add_task(batch, clip)
+        return batch
+
+    def add_task(self, batch: Batch, clip: Clip) -> None:
+        """A transcription, or the assistant's answer after some history."""
+        event = event_of(clip)
+        if clip.text and self.rng.random() < (0.6 if is_chatter(clip) else 0.3):
+            self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, clip.text)
+            return
+        scene, speakers = Scene(), self.rng.randint(0, 3)
+        history = self.writer.history(scene, self.rng.choice((0, 0, 1, 1, 2, 3)), speakers)
+        speaker = self.writer.speaker(speakers)
+        self.add_prompt(batch, history, Turn(spoken=True, speaker=speaker), "", scene.reply(event, speaker))
+
+    def add_prompt(self, batch: Batch, history: list[Turn], turn: Turn, instruction: str, reply: str) -> None:
+        """One row of token ids."""
+        prompt, target = self.template.build(history, turn, instruction), self.template.target(reply)
+        batch.before.append(prompt.before)
+        batch.after.append(prompt.after + target)
+        batch.targets.append(len(target))
+        batch.instructions.append(self.template.gate_ids(instruction))
+
+    def text_batch(self, rows: int) -> Batch:
+        """Typed conversations, and plain sentences for their words."""
+        empty = torch.zeros(rows, 0)
+        none = torch.zeros(rows, dtype=torch.long)
+        batch = Batch(empty, none, empty.long(), none, none - 1)
+        for _ in range(rows):
+            scene, speakers = Scene(), self.rng.randint(0, 3)
+            if self.rng.random() < 0.2:
+                self.add_prompt(batch, [], Turn(), TRANSCRIBE, self.rng.choice(self.writer.chatter))
+                continue
+            history = self.writer.history(scene, self.rng.randint(0, 5), speakers)
+            event, speaker = self.writer.event(scene), self.writer.speaker(speakers)
+            turn = Turn(text=event.text, speaker=speaker)
+            self.add_prompt(batch, history, turn, "", scene.reply(event, speaker))
+        return batch
+
+
+def cut(
+    waveform: npt.NDArray[np.float32], span: tuple[int, int], lead: int, tail: int
+) -> npt.NDArray[np.float32]:
+    """The samples of `span` with so many before and after it, silence where the clip has none."""
+    start, end = span[0] - lead, span[1] + tail
+    inside = waveform[max(start, 0) : min(end, len(waveform))]
+    return np.pad(inside, (max(-start, 0), max(end - len(waveform), 0)))
+
+
+def mix(speech: npt.NDArray[np.float32], noise: npt.NDArray[np.float32], snr_db: float) -> npt.NDArray[np.float32]:
+    """Speech with noise at a ratio of mean powers."""
+    power = np.mean(np.square(speech)) / max(float(np.mean(np.square(noise))), 1e-10)
+    return speech + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
+
+
+def is_chatter(clip: Clip) -> bool:
+    """Whether a clip holds a sentence that is none of the assistant's business."""
+    return clip.source in ("so762", "espeak_sentence") and bool(clip.text)
+
+
+def event_of(clip: Clip) -> Event:
+    """What a clip means to the assistant."""
+    digit = clip.text if clip.text in DIGITS else None
+    wake = clip.text if clip.text in WAKE_PHRASES else None
+    return Event(clip.text, order=clip.order, digit=digit, wake=wake)
+
+
+def bucketed(
+    corpus: Corpus,
+    weights: Mapping[str, float],
+    batch_seconds: float,
+    rng: random.Random,
+    max_seconds: float,
+    max_rows: int = 64,
+) -> Iterator[list[int]]:
+    """Clips of like length, endlessly; `weights` is how often each source is drawn per clip it has."""
+    pool = [
+        (i, weights[corpus.clips[i].source])
+        for i in corpus.where("train", *weights)
+        if 0.1 < corpus.seconds(i) <= max_seconds
+    ]
+    indices, shares = zip(*pool, strict=True)
+    while True:
+        drawn = sorted(rng.choices(indices, shares, k=2048), key=corpus.seconds)
+        batches: list[list[int]] = [[]]
+        for index in drawn:
+            rows = len(batches[-1]) + 1
+            if batches[-1] and (rows > max_rows or rows * (corpus.seconds(index) + 0.5) > batch_seconds):
+                batches.append([])
+            batches[-1].append(index)
+        rng.shuffle(batches)
+        yield from batches
+
+
+def prefetched(batches: Iterator[T], ahead: int = 4) -> Iterator[T]:
+    """The same endless batches, made by a thread while the model is busy with earlier ones."""
+    ready: queue.Queue[T | _Failed] = queue.Queue(maxsize=ahead)
+
+    def fill() -> None:
+        try:
+            for batch in batches:
+                ready.put(batch)
+        except BaseException as error:  # raised again by the consumer
+            ready.put(_Failed(error))
+
+    threading.Thread(target=fill, name="batches", daemon=True).start()
+    while True:
+        item = ready.get()
+        if isinstance(item, _Failed):
+            raise item.error
+        yield item
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException

@@ -1,0 +1,177 @@
+"""Recorded and synthetic clips in one memory-mapped file, with what is known about each.
+
+A pack is a tar with a `manifest.csv` and sound files; it is read without being unpacked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import random
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from wavllm_core.errors import InputError
+from wavllm_core.train import synthesis
+from wavllm_core.train.dialogue import DIGITS, QUESTIONS, WAKE_PHRASES
+from wavllm_core.train.orders import Order, random_order, random_spoken_form
+
+log = logging.getLogger(__name__)
+SAMPLE_RATE = 16_000
+FRAME_SAMPLES = 320  # of the loudness that tells speech from what surrounds it
+Pcm = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is known about one recording; empty where its source does not say."""
+
+    file: str
+    source: str
+    split: str
+    text: str = ""  # transcript
+    speaker: str = ""
+    order: Order | None = None
+    label: str = ""
+
+
+def read_pack(path: Path) -> Iterator[tuple[Clip, Pcm]]:
+    """Every readable clip of a pack; rows that cannot be read are named in the log and skipped."""
+    with tarfile.open(path) as tar:
+        files = {member.name: member for member in tar if member.isfile()}
+        manifest = next((name for name in files if PurePosixPath(name).name == "manifest.csv"), None)
+        if manifest is None:
+            raise InputError(f"{path}: holds no manifest.csv")
+        table = io.TextIOWrapper(_open(tar, files[manifest]), encoding="utf-8")
+        rows = list(csv.DictReader(table))
+        for line, row in enumerate(rows, start=2):
+            name = str(PurePosixPath(manifest).parent / row["file"])
+            try:
+                pcm, rate = soundfile.read(io.BytesIO(_open(tar, files[name]).read()), dtype="int16")
+                if rate != SAMPLE_RATE or pcm.ndim != 1 or not len(pcm):
+                    raise InputError(f"{rate} Hz, shape {pcm.shape}; 16 kHz mono is needed")
+                yield _clip(row), pcm
+            except (KeyError, ValueError, InputError, soundfile.SoundFileError) as error:
+                log.warning("%s line %d: %s: %s", manifest, line, row["file"], error)
+
+
+def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedReader:
+    stream = tar.extractfile(member)
+    if stream is None:
+        raise InputError(f"{member.name}: not a file")
+    return stream  # type: ignore[return-value]
+
+
+def _clip(row: dict[str, str]) -> Clip:
+    is_order = row["source"] == "s2i" and row["task"] != "noise"
+    is_word = row["source"] == "precise" and row["label"] != "not-wake-words"
+    text = _spaced(row["label"]) if is_word else row["text"]
+    source = "noise" if row["task"] == "noise" else row["source"]
+    order = Order.from_slots(json.loads(row["label"])) if is_order else None
+    return Clip(row["file"], source, row["split"], text, row["speaker"], order, row["label"])
+
+
+def _spaced(label: str) -> str:
+    return f"hey {label[3:]}" if label.startswith("hey") else label
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """How many synthetic clips of each kind to make."""
+
+    orders: int = 0
+    digits: int = 0
+    wake_phrases: int = 0
+    questions: int = 0
+    sentences: int = 0
+    seed: int = 0
+
+
+def synthetic_clips(counts: Synthetic, sentences: list[str]) -> Iterator[tuple[Clip, Pcm]]:
+    """espeak-ng clips of the train split, in a random voice each."""
+    rng = random.Random(counts.seed)
+    clips = []
+    for _ in range(counts.orders):
+        order = random_order(rng)
+        clips.append(Clip("", "espeak_order", "train", random_spoken_form(order, rng), order=order))
+    questions = [form for name, forms in QUESTIONS.items() if name != "who" for form in forms]
+    for source, count, texts in (
+        ("espeak_digit", counts.digits, DIGITS),
+        ("espeak_wake", counts.wake_phrases, WAKE_PHRASES),
+        ("espeak_question", counts.questions, questions),
+        ("espeak_sentence", counts.sentences, sentences),
+    ):
+        clips += [Clip("", source, "train", rng.choice(texts)) for _ in range(count)]
+    waveforms = synthesis.speak_all([clip.text for clip in clips], counts.seed, SAMPLE_RATE)
+    for clip, waveform in zip(clips, waveforms, strict=True):
+        yield clip, (np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+
+
+def speech_span(pcm: Pcm) -> tuple[int, int]:
+    """First and last sample between which a clip is louder than its own background; the whole clip if unsure."""
+    frames = len(pcm) // FRAME_SAMPLES
+    if frames < 5:
+        return 0, len(pcm)
+    whole = pcm[: frames * FRAME_SAMPLES].reshape(frames, FRAME_SAMPLES).astype(np.float32)
+    level = np.sqrt(np.mean(np.square(whole), axis=1))
+    loud, quiet = np.percentile(level, 95), np.percentile(level, 10)
+    above = np.flatnonzero(level > min(0.3 * loud, max(0.06 * loud, 2.5 * quiet)))
+    if not len(above):
+        return 0, len(pcm)
+    return int(above[0]) * FRAME_SAMPLES, (int(above[-1]) + 1) * FRAME_SAMPLES
+
+
+class Corpus:
+    """Clips and their samples, from the folder that `write` made."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            table = json.loads((folder / "clips.json").read_text())
+            self.samples: Pcm = np.load(folder / "audio.npy", mmap_mode="r")
+        except OSError as error:
+            raise InputError(f"{folder}: no corpus there ({error.strerror}); run `wavllm prepare`") from error
+        self.clips = [
+            Clip(**{**row, "order": Order(**row["order"]) if row["order"] else None}) for row in table["clips"]
+        ]
+        self.offsets = table["offsets"]
+        self.spans: list[tuple[int, int]] = table["spans"]  # where the speech is, in samples of the clip
+        self.phonemes: dict[str, list[str]] = table["phonemes"]  # by transcript
+
+    def pcm(self, index: int) -> Pcm:
+        """The samples of one clip."""
+        return self.samples[self.offsets[index] : self.offsets[index + 1]]
+
+    def seconds(self, index: int) -> float:
+        """How long the speech of a clip is."""
+        start, end = self.spans[index]
+        return (end - start) / SAMPLE_RATE
+
+    def where(self, split: str, *sources: str) -> list[int]:
+        """Indices of the clips of a split and of some sources; all sources if none is named."""
+        return [
+            i for i, clip in enumerate(self.clips) if clip.split == split and (not sources or clip.source in sources)
+        ]
+
+    @staticmethod
+    def write(folder: Path, clips: Iterable[tuple[Clip, Pcm]]) -> None:
+        """Lay out clips for `Corpus` to read; phonemes of all transcripts are looked up once."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rows, parts, spans, offsets = [], [], [], [0]
+        for clip, pcm in clips:
+            rows.append(asdict(clip))
+            parts.append(pcm)
+            spans.append(speech_span(pcm))
+            offsets.append(offsets[-1] + len(pcm))
+        texts = sorted({row["text"] for row in rows if row["text"]})
+        spelled = dict(zip(texts, synthesis.phonemes(texts), strict=True))
+        np.save(folder / "audio.npy", np.concatenate(parts))
+        table = {"clips": rows, "offsets": offsets, "spans": spans, "phonemes": spelled}
+        (folder / "clips.json").write_text(json.dumps(table))

@@ -1,0 +1,208 @@
+"""One readable training loop: a recipe in, checkpoints and a log out; killed runs go on where they were."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavllm_core.acoustic import init_as_filterbank
+from wavllm_core.config import WavLLMConfig
+from wavllm_core.model import WavLLM
+from wavllm_core.prompt import PromptTemplate
+from wavllm_core.train.batches import Augmentation, Batch, ExampleMaker, bucketed, prefetched
+from wavllm_core.train.corpus import Corpus
+from wavllm_core.train.losses import Heads, ctc_loss, reply_loss, speaker_loss
+from wavllm_core.train.recipe import Recipe
+from wavllm_core.train.tokenizer import load_tokenizer
+
+log = logging.getLogger(__name__)
+VALIDATION_CLIPS, VALIDATION_ROWS = 64, 16  # of each source, and of a batch
+
+
+class Trainer:
+    """Everything that one run holds."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        torch.set_num_threads(recipe.threads)
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        config = WavLLMConfig.from_json(recipe.model)
+        self.corpus = Corpus(recipe.corpus)
+        template = PromptTemplate(load_tokenizer(recipe.tokenizer), config.system_prompt)
+        self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, recipe.seed)
+        self.model = WavLLM(config)
+        init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
+        self.heads = Heads(self.model, len(self.maker.symbol_ids), len(self.maker.speaker_ids))
+        self.start_from(recipe)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(recipe.frozen) if recipe.frozen else True)
+        self.optimizer = torch.optim.AdamW(self.groups(), lr=0.0, betas=(0.9, 0.98))
+        self.step = 0
+        self.resume()
+
+    def start_from(self, recipe: Recipe) -> None:
+        """Take over weights of earlier stages."""
+        for i, path in enumerate(recipe.init):
+            saved = torch.load(path, weights_only=True)
+            wanted = recipe.init_only[i] if recipe.init_only else ("",)
+            taken = {name: value for name, value in saved["model"].items() if name.startswith(wanted)}
+            missing = self.model.load_state_dict(taken, strict=False).unexpected_keys
+            heads = {n: v for n, v in saved["heads"].items() if f"heads.{n}".startswith(wanted)}
+            self.heads.load_state_dict(heads, strict=False)
+            log.info("%s: took %d tensors, %d unexpected", path, len(taken), len(missing))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Weight decay on matrices, none on vectors."""
+        trained = [p for p in (*self.model.parameters(), *self.heads.parameters()) if p.requires_grad]
+        return [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a killed run goes on from."""
+        return self.recipe.out / "last.pt"
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint of this run, if there is one."""
+        if not self.last.exists():
+            return
+        saved = torch.load(self.last, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.heads.load_state_dict(saved["heads"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+        self.maker.rng.seed(self.recipe.seed + self.step)
+        log.info("%s: going on from step %d", self.last, self.step)
+
+    def save(self) -> None:
+        """Write `last.pt` whole or not at all."""
+        self.recipe.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        partial = self.last.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.last)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to a twentieth."""
+        recipe = self.recipe
+        if self.step < recipe.warmup_steps:
+            return recipe.peak_lr * (self.step + 1) / recipe.warmup_steps
+        done = (self.step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+        return recipe.peak_lr * (0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+    def batches(self) -> Iterator[tuple[Batch | None, Batch | None]]:
+        """For each step some clips, and some typed conversations, as the recipe wants."""
+        recipe = self.recipe
+        rng = random.Random(recipe.seed * 7919 + self.step)
+        groups = (
+            bucketed(self.corpus, recipe.sources, recipe.batch_seconds, rng, recipe.max_seconds)
+            if recipe.sources
+            else None
+        )
+        while True:
+            audio = self.maker.batch(next(groups), recipe.losses.reply > 0) if groups else None
+            yield audio, self.maker.text_batch(recipe.text_rows) if recipe.text_rows else None
+
+    def loss(self, audio: Batch | None, text: Batch | None) -> tuple[Tensor, dict[str, float]]:
+        """The weighted sum, and each part for the log."""
+        weights, parts = self.recipe.losses, {}
+        total = torch.zeros(())
+        if audio is not None and not (weights.ctc or weights.reply):
+            parts["speaker"] = speaker_loss(self.heads, self.model.voice(audio.waveform, audio.samples), audio)
+            total = total + weights.speaker * parts["speaker"]
+        elif audio is not None:
+            encoded = self.model.encode(audio.waveform, audio.samples)
+            if weights.ctc:
+                parts["ctc"] = ctc_loss(self.heads, encoded, audio, self.model.config.frames_per_vector)
+                total = total + weights.ctc * parts["ctc"]
+            if weights.speaker:
+                parts["speaker"] = speaker_loss(self.heads, self.model.speaker_head.vector(encoded.pool), audio)
+                total = total + weights.speaker * parts["speaker"]
+            if weights.reply:
+                parts["reply"], parts["right"] = reply_loss(self.model, encoded, audio, self.recipe.gate)
+                total = total + weights.reply * parts["reply"]
+        if text is not None:
+            parts["text"], parts["text_right"] = reply_loss(self.model, None, text, self.recipe.gate)
+            total = total + parts["text"]
+        return total, {name: value.item() for name, value in parts.items()}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses on the dev split's first clips of each source, as they are, with fixed tasks."""
+        recipe = self.recipe
+        maker = ExampleMaker(self.corpus, self.maker.template, Augmentation(gain_db=(0.0, 0.0)), recipe.seed)
+        sums: dict[str, list[float]] = {}
+        self.model.eval()
+        for source in recipe.sources:
+            clips = [i for i in self.corpus.where("dev", source) if self.corpus.seconds(i) <= recipe.max_seconds]
+            for start in range(0, min(len(clips), VALIDATION_CLIPS), VALIDATION_ROWS):
+                batch = maker.batch(clips[start : start + VALIDATION_ROWS], recipe.losses.reply > 0)
+                for name, value in self.loss(batch, None)[1].items():
+                    sums.setdefault(f"dev_{source}_{name}", []).append(value)
+        self.model.train()
+        return {name: sum(values) / len(values) for name, values in sums.items()}
+
+    def run(self) -> None:
+        """Train until the recipe's last step."""
+        recipe = self.recipe
+        recipe.out.mkdir(parents=True, exist_ok=True)
+        self.model.train()
+        batches = prefetched(self.batches())
+        sums: dict[str, list[float]] = {}
+        waited, rows, since = 0.0, 0, time.monotonic()
+        while self.step < recipe.steps:
+            asked = time.monotonic()
+            audio, text = next(batches)
+            waited += time.monotonic() - asked
+            rows += sum(len(batch) for batch in (audio, text) if batch is not None)
+            lr = self.learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            loss, parts = self.loss(audio, text)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(
+                [p for group in self.optimizer.param_groups for p in group["params"]], recipe.clip_norm
+            )
+            if math.isfinite(norm):
+                self.optimizer.step()
+            self.step += 1
+            for name, value in parts.items():
+                sums.setdefault(name, []).append(value)
+            if self.step % recipe.log_every == 0:
+                took = time.monotonic() - since
+                self.report(lr, sums, rows / took, waited / took)
+                sums, waited, rows, since = {}, 0.0, 0, time.monotonic()
+            if self.step % recipe.save_every == 0 or self.step == recipe.steps:
+                self.save()
+            if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
+                self.write_log(self.validate())
+
+    def report(self, lr: float, sums: dict[str, list[float]], rows_per_s: float, waiting: float) -> None:
+        """The means since the last report."""
+        parts = {name: sum(values) / len(values) for name, values in sums.items()}
+        speed = {"utterances_per_s": rows_per_s, "waiting_for_data": waiting}
+        self.write_log({"lr": lr} | parts | speed)
+
+    def write_log(self, figures: dict[str, float]) -> None:
+        """One line for people, one for machines."""
+        line: dict[str, float] = {"step": self.step} | {name: round(v, 6) for name, v in figures.items()}
+        log.info(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
+        with (self.recipe.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,104 @@
+"""Before training: packs and synthetic speech to a corpus, a tokenizer for it, transcripts for real orders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+from itertools import chain
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavllm_core.config import WavLLMConfig
+from wavllm_core.errors import InputError
+from wavllm_core.model import WavLLM
+from wavllm_core.prompt import TRANSCRIBE
+from wavllm_core.train import synthesis
+from wavllm_core.train.corpus import SAMPLE_RATE, Corpus, Synthetic, read_pack, synthetic_clips
+from wavllm_core.train.dialogue import Scene, Writer
+from wavllm_core.train.orders import OPENINGS
+from wavllm_core.train.tokenizer import train_tokenizer
+
+log = logging.getLogger(__name__)
+SENTENCE = re.compile(r"[a-z' ]{8,60}")
+SCENES = 3000  # made-up conversations that the tokenizer learns from
+
+
+def prepare_corpus(packs: list[Path], sentences: Path, counts: Synthetic, out: Path) -> None:
+    """Recorded clips of `packs` and synthetic ones; `sentences` is a text file, one sentence a line."""
+    try:
+        lines = [line.strip().lower() for line in sentences.read_text().splitlines()]
+    except OSError as error:
+        raise InputError(f"{sentences}: cannot be read: {error.strerror}") from error
+    plain = [line for line in lines if SENTENCE.fullmatch(line)]
+    recorded = chain.from_iterable(read_pack(pack) for pack in packs)
+    Corpus.write(out, chain(recorded, synthetic_clips(counts, plain)))
+
+
+def prepare_tokenizer(corpus: Corpus, vocab_size: int, out: Path, seed: int = 3) -> None:
+    """Learn a tokenizer from the transcripts of the train split and from made-up conversations."""
+    texts = [clip.text for clip in corpus.clips if clip.split == "train" and clip.text]
+    writer = Writer(random.Random(seed), texts)
+    for _ in range(SCENES):
+        for turn in writer.history(Scene(), turns=4, speakers=3):
+            texts += [f"speaker {turn.speaker}: {turn.text}", turn.reply or ""]
+    texts += [f'"{TRANSCRIBE}"', f" {TRANSCRIBE}"] * 200
+    train_tokenizer(texts, vocab_size, out)
+
+
+def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int:
+    """Write likely transcripts of the train split's real orders, whose labels are slots without words.
+
+    Of all phrasings that the grammar has for an order, the one that a stage-0 checkpoint finds likeliest
+    (CTC) is taken. Returns how many were written.
+    """
+    saved = torch.load(checkpoint, weights_only=True)
+    model = WavLLM(WavLLMConfig.from_json(model_config)).eval().requires_grad_(False)
+    model.load_state_dict(saved["model"])
+    head = saved["heads"]["phonemes.weight"], saved["heads"]["phonemes.bias"]
+    corpus = Corpus(folder)
+    symbols = sorted({symbol for spelled in corpus.phonemes.values() for symbol in spelled})
+    symbol_ids = {symbol: i for i, symbol in enumerate(symbols, start=1)}
+    table = json.loads((folder / "clips.json").read_text())
+    found = 0
+    for index in corpus.where("train", "s2i"):
+        order = corpus.clips[index].order
+        if order is None:
+            continue
+        waveform = torch.from_numpy(corpus.pcm(index).astype("float32") / 32768)[None]
+        log_probs = F.linear(model.encode(waveform).semantic_frames, *head).log_softmax(-1)[0]
+        default = OPENINGS[5]
+        forms = sorted(form for form in order.spoken_forms() if form.startswith(default))
+        best = likeliest(log_probs, forms, symbol_ids)
+        forms = [opening + best.removeprefix(default) for opening in OPENINGS]
+        text = likeliest(log_probs, forms, symbol_ids)
+        table["clips"][index]["text"] = text
+        table["phonemes"][text] = synthesis.phonemes([text])[0]
+        found += 1
+        log.info("%s: %s", corpus.clips[index].file, text)
+    (folder / "clips.json").write_text(json.dumps(table))
+    return found
+
+
+def likeliest(log_probs: Tensor, texts: list[str], symbol_ids: dict[str, int]) -> str:
+    """The text whose phonemes fit (frames, symbols) best per phoneme."""
+    spelled = [[symbol_ids[s] for s in row if s in symbol_ids] for row in synthesis.phonemes(texts)]
+    lengths = torch.tensor([len(row) for row in spelled])
+    targets = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in spelled], batch_first=True)
+    losses = F.ctc_loss(
+        log_probs[:, None].expand(-1, len(texts), -1),
+        targets,
+        torch.full((len(texts),), len(log_probs)),
+        lengths,
+        reduction="none",
+    )
+    return texts[int((losses / lengths).argmin())]
+
+
+def seconds_of(corpus: Corpus) -> float:
+    """Audio in the corpus."""
+    return len(corpus.samples) / SAMPLE_RATE

@@ -1,0 +1,67 @@
+"""A recipe: one stage of training, as its YAML file states it."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from wavllm_core.errors import InputError
+from wavllm_core.train.batches import Augmentation
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Losses:
+    """The weight of each loss; 0 leaves it out."""
+
+    ctc: float = 0.0
+    speaker: float = 0.0
+    reply: float = 0.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """One stage. Paths are relative to the folder that training is started in."""
+
+    out: Path  # folder for checkpoints and the log
+    corpus: Path  # folder made by `wavllm prepare`
+    model: Path  # configuration of the model
+    tokenizer: Path
+    steps: int
+    peak_lr: float
+    losses: Losses
+    init: tuple[Path, ...] = ()  # checkpoints to start from, later ones win
+    init_only: tuple[tuple[str, ...], ...] = ()  # for each of them, the parameter prefixes that are taken
+    frozen: tuple[str, ...] = ()  # parameter prefixes that stay as they are
+    gate: bool = False  # whether the prompt-aware gate is on
+    warmup_steps: int = 300
+    batch_seconds: float = 60.0
+    max_seconds: float = 15.0
+    text_rows: int = 0  # typed conversations in each step
+    sources: dict[str, float] = field(default_factory=dict)  # how often a clip of each source is drawn
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    seed: int = 1
+    threads: int = 2
+    log_every: int = 20
+    save_every: int = 200
+    validate_every: int = 400
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Raises InputError naming the file and the key."""
+    try:
+        return TypeAdapter(Recipe).validate_python(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
