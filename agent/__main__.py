@@ -68,9 +68,7 @@ def serve(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def play(
-    lines: Annotated[
-        list[str], typer.Argument(metavar="FILE | --text TEXT ...", help="What to say, in this order.")
-    ],
+    lines: Annotated[list[str], typer.Argument(metavar="FILE | --text TEXT ...", help="What to say, in this order.")],
     url: Url = URL,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 20.0,
 ) -> None:
@@ -110,6 +108,86 @@ def demo(
     with suppress(KeyboardInterrupt):
         if not run_demo(_console(), port, stay):
             raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    packs: Annotated[list[Path], typer.Argument(metavar="PACK...", help="Tar files with a manifest.csv each.")],
+    sentences: Annotated[Path, typer.Option(help="Sentences for synthetic speech, one a line.")],
+    out: Annotated[Path, typer.Option(help="Folder for the corpus.")] = Path("runs/corpus"),
+    orders: Annotated[int, typer.Option(min=0, help="Synthetic coffee orders.")] = 4000,
+    digits: Annotated[int, typer.Option(min=0, help="Synthetic digits.")] = 800,
+    wake_phrases: Annotated[int, typer.Option(min=0, help="Synthetic wake phrases.")] = 800,
+    questions: Annotated[int, typer.Option(min=0, help="Synthetic questions about an order.")] = 1000,
+    plain: Annotated[int, typer.Option(min=0, help="Synthetic sentences.")] = 2000,
+    seed: int = 7,
+) -> None:
+    """Lay out recorded packs and synthetic speech for training, and learn a tokenizer from them."""
+    logging.getLogger().setLevel(logging.INFO)
+    with _told_what_to_install("train"):
+        from wavllm_core.train.corpus import Corpus, Synthetic
+        from wavllm_core.train.prepare import VOCAB_SIZE, prepare_corpus, prepare_tokenizer
+
+    counts = Synthetic(orders, digits, wake_phrases, questions, plain, seed)
+    prepare_corpus(packs, sentences, counts, out)
+    prepare_tokenizer(Corpus(out), VOCAB_SIZE, out.parent / "tokenizer.json")
+
+
+@app.command()
+def train(recipe: Annotated[Path, typer.Argument(help="A file of configs/train.")]) -> None:
+    """Run one stage of training; a run that was killed goes on from its last checkpoint."""
+    logging.getLogger().setLevel(logging.INFO)
+    with _told_what_to_install("train"):
+        from wavllm_core.train.loop import Trainer
+        from wavllm_core.train.recipe import load_recipe
+
+    Trainer(load_recipe(recipe)).run()
+
+
+@app.command()
+def transcribe_orders(
+    corpus: Annotated[Path, typer.Argument(help="Folder made by prepare.")] = Path("runs/corpus"),
+    checkpoint: Annotated[Path, typer.Option(help="Of stage 0.")] = Path("runs/0-encoders/last.pt"),
+    model: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/train/nano-model.json"),
+) -> None:
+    """Give the recorded orders of the train split, labelled with slots alone, their likeliest words."""
+    logging.getLogger().setLevel(logging.INFO)
+    with _told_what_to_install("train"):
+        from wavllm_core.train.prepare import transcribe_orders
+
+    print(f"{transcribe_orders(corpus, checkpoint, model)} orders transcribed")
+
+
+@app.command()
+def export(
+    trained: Annotated[Path, typer.Argument(help="Checkpoint of the last stage.")],
+    out: Annotated[Path, typer.Argument(help="Folder for config, tokenizer and weights.")],
+    model: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/train/nano-model.json"),
+    tokenizer: Annotated[Path, typer.Option(help="Made by prepare.")] = Path("runs/tokenizer.json"),
+) -> None:
+    """Write a trained model in the form that `serve` loads."""
+    with _told_what_to_install("train"):
+        from wavllm_core.train.export import export
+
+    export(trained, model, tokenizer, out)
+
+
+@app.command("eval")
+def evaluate(
+    pack: Annotated[Path, typer.Argument(help="Tar file with a manifest.csv; its dev split is used.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of a checkpoint, else the shipped one.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report and all answers.")] = Path("runs/eval"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Clips of each source, at most.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Score a checkpoint on recorded people."""
+    with _told_what_to_install("train"):
+        from wavllm_core.evaluate.command import evaluate
+    from rich.status import Status
+
+    with Status("listening") as status:
+        page = evaluate(pack, checkpoint, out, limit, threads, status.update)
+    print(page)
 
 
 def main() -> None:

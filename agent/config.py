@@ -58,7 +58,7 @@ class TurnsConfig:
     create_response: StrictBool = True
     interrupt_response: StrictBool = True
     max_utterance_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
-    max_manual_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 60_000
+    max_manual_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
 
 
 @dataclass(frozen=True, config=FORBID)

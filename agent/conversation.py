@@ -51,6 +51,10 @@ class Conversation:
     def find(self, item_id: str) -> Item | None:
         return next((item for item in self.items if item.id == item_id), None)
 
+    def place_after(self, item_id: str) -> str | None:
+        """Where `add` puts an item behind this one: at the end when this one is gone."""
+        return item_id if item_id == "root" or self.find(item_id) else None
+
     def check_new(self, item_id: str | None, previous_item_id: str | None) -> None:
         """Raises ProtocolError when an item with these names could not be added."""
         if item_id is not None and self.find(item_id):
@@ -61,14 +65,14 @@ class Conversation:
 
     def add(self, item: Item, previous_item_id: str | None = None) -> str | None:
         """Put an item at the end, or after another, or first ("root"); returns which one is before it."""
-        if item.role == "user":
-            for earlier in self.items:
-                earlier.heard = None
         place = len(self.items)
         if previous_item_id is not None:
             ids = [other.id for other in self.items]
             place = 0 if previous_item_id == "root" else ids.index(previous_item_id) + 1
         before = self.items[place - 1].id if place else None
+        if item.role == "user":
+            for earlier in self.items[:place]:
+                earlier.heard = None
         self.items.insert(place, item)
         if len(self.items) > MAX_ITEMS:
             del self.items[0]

@@ -109,7 +109,8 @@ class Ear:
         if self._listener is None and self._open:
             rest = self._resampler.flush()
             self._position += len(rest) // 2
-            self._open.push(rest)
+            room = to_samples(self._limits.max_manual_ms) - self._open.samples
+            self._open.push(rest[: 2 * max(0, room)])
         held_ms = to_ms(self._open.samples) if self._open else 0
         if held_ms < MIN_TURN_MS:
             message = f"the buffer holds {held_ms} ms of audio; at least {MIN_TURN_MS} ms make a turn"
@@ -145,9 +146,7 @@ class Ear:
             return
         if opened.samples + len(pcm) // 2 > to_samples(most_ms):
             opened.overflowed = True
-            message = (
-                f"the buffer holds at most {most_ms} ms; audio is dropped until it is committed or cleared"
-            )
+            message = f"the buffer holds at most {most_ms} ms; audio is dropped until it is committed or cleared"
             raise ProtocolError("input_audio_buffer_full", message, param="audio")
         opened.push(pcm)
 

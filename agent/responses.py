@@ -60,6 +60,7 @@ class _Response:
     instructions: str
     sampling: Sampling
     input_tokens: tuple[int, int]  # text, audio
+    after: str  # the item it answers, whatever is added meanwhile; "root": none
     task: asyncio.Task[None] | None = None
     item: Item | None = None  # once there is text
     first_token_ms: float | None = None
@@ -142,6 +143,7 @@ class Responses:
             instructions,
             replace(self._sampling, max_tokens=most if wanted == "inf" else min(wanted, most)),
             self._count_input(instructions),
+            self._conversation.last_id or "root",
         )
 
     async def _generate(self, response: _Response, history: Sequence[Exchange]) -> None:
@@ -159,7 +161,8 @@ class Responses:
         """Make the assistant's message known, if it is not."""
         if response.item is None:
             response.item = Item(response.events.item_id, "assistant", status="in_progress")
-            for event in response.events.open(self._conversation.add(response.item)):
+            before = self._conversation.add(response.item, self._conversation.place_after(response.after))
+            for event in response.events.open(before):
                 await self._send(event)
 
     async def _end_generated(self, response: _Response, failure: str | None) -> None:
@@ -189,9 +192,7 @@ class Responses:
             response.item.text, response.item.tokens = response.events.text, output_tokens
             response.item.status = "completed" if ending == "completed" else "incomplete"
         usage, latency = _usage(*response.input_tokens, output_tokens), self._latency(response)
-        for event in response.events.end(
-            ending, usage=usage, reason=reason, failure=failure, latency=latency
-        ):
+        for event in response.events.end(ending, usage=usage, reason=reason, failure=failure, latency=latency):
             await self._send(event)
         if self._due:
             due, self._due = self._due, None

@@ -83,9 +83,9 @@ class Session:
     ) -> None:
         self.id = events.new_id("sess")
         self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
-        self._mailbox: asyncio.Queue[
-            str | bytes | ReplyPiece | ReplyEnded | _TranscriptPiece | _TranscriptEnded
-        ] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._mailbox: asyncio.Queue[str | bytes | ReplyPiece | ReplyEnded | _TranscriptPiece | _TranscriptEnded] = (
+            asyncio.Queue(MAILBOX_MESSAGES)
+        )
         self._tasks = asyncio.TaskGroup()
         self._settings = options.settings
         self._ear = Ear(engine, options.ear, options.settings)

@@ -37,8 +37,7 @@ class Speakers:
         """Take `vector`, (dim,), for the most similar voice, or for a new one when none is similar enough."""
         vector = (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)
         similarities = [
-            float(vector @ voice.mean) / max(float(np.linalg.norm(voice.mean)), 1e-9)
-            for voice in self._voices
+            float(vector @ voice.mean) / max(float(np.linalg.norm(voice.mean)), 1e-9) for voice in self._voices
         ]
         best = int(np.argmax(similarities)) if similarities else -1
         if best < 0 or (similarities[best] < self._same and len(self._voices) < MAX_VOICES):

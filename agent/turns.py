@@ -81,6 +81,6 @@ def advance(
         return Speaking(now, start, last_voiced), SpeechStarted(start)
     state = replace(state, now_sample=now, last_voiced_sample=now if voiced else state.last_voiced_sample)
     paused = now - state.last_voiced_sample >= rules.silence_samples
-    if paused or now - state.start_sample >= rules.max_samples:
+    if paused or now - state.start_sample > rules.max_samples - FRAME_SAMPLES:
         return Listening(now, free_sample=now), SpeechStopped(now, state.last_voiced_sample)
     return state, None

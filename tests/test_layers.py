@@ -65,9 +65,7 @@ def allowed(module: str, imported: str) -> bool:
         return within(imported, "agent.protocol") or top in sys.stdlib_module_names
     if within(module, "agent"):
         return top != "clients" and imported != COMPOSITION_ROOT
-    return top not in {"agent", "clients", *NETWORK} and (
-        top != "asyncio" or within(module, "wavllm_core.engine")
-    )
+    return top not in {"agent", "clients", *NETWORK} and (top != "asyncio" or within(module, "wavllm_core.engine"))
 
 
 @pytest.mark.parametrize("module", GRAPH)

@@ -94,14 +94,7 @@ class ResponseCancel:
 
 
 ClientEvent = (
-    SessionUpdate
-    | AudioAppend
-    | AudioCommit
-    | AudioClear
-    | ItemCreate
-    | ItemDelete
-    | ResponseCreate
-    | ResponseCancel
+    SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ItemDelete | ResponseCreate | ResponseCancel
 )
 
 
@@ -170,9 +163,7 @@ def _item_create(event_id: str | None, fields: Fields) -> ItemCreate:
     if len(text) > MAX_TEXT_CHARS:
         message = f"{item.at('content')} has {len(text)} characters; the limit is {MAX_TEXT_CHARS}"
         raise ProtocolError("string_above_max_length", message, param=item.at("content"))
-    return ItemCreate(
-        event_id, role, text, pcm, item.optional_text("id"), fields.optional_text("previous_item_id")
-    )
+    return ItemCreate(event_id, role, text, pcm, item.optional_text("id"), fields.optional_text("previous_item_id"))
 
 
 def _item_delete(event_id: str | None, fields: Fields) -> ItemDelete:

@@ -9,9 +9,7 @@ from __future__ import annotations
 class ProtocolError(Exception):
     """A message that cannot be taken; says which field is wrong, and what it may be."""
 
-    def __init__(
-        self, code: str, message: str, *, param: str | None = None, event_id: str | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, *, param: str | None = None, event_id: str | None = None) -> None:
         super().__init__(message)
         self.code = code  # for programs, stable
         self.message = message  # for people

@@ -38,9 +38,7 @@ class Fields:
     def value(self, name: str) -> Any:
         """A field of any type. Raises ProtocolError when it is missing."""
         if name not in self.values:
-            raise ProtocolError(
-                "missing_required_parameter", f"{self.at(name)} is missing", param=self.at(name)
-            )
+            raise ProtocolError("missing_required_parameter", f"{self.at(name)} is missing", param=self.at(name))
         return self.values[name]
 
     def text(self, name: str, max_chars: int = MAX_TEXT_CHARS) -> str:

@@ -124,9 +124,7 @@ def _merge_input(current: SessionSettings, patch: Fields, defaults: SessionSetti
         if patch.value("turn_detection") is None:
             return replace(settings, turn_detection=None)
         base = current.turn_detection or defaults.turn_detection or TurnDetection()
-        detection = _merge_detection(
-            base, patch.object("turn_detection"), required=not current.turn_detection
-        )
+        detection = _merge_detection(base, patch.object("turn_detection"), required=not current.turn_detection)
         settings = replace(settings, turn_detection=detection)
     return settings
 

@@ -124,7 +124,7 @@ BAD = [
         item(content=[{"type": "input_audio", "audio": "AAA="}]),
         "invalid_value",
         "item.content[0].audio",
-        "100 to 60000 ms",
+        "100 to 30000 ms",
     ),
     (
         said(type="conversation.item.create", previous_item_id="none", item=json.loads(item())["item"]),
@@ -239,13 +239,13 @@ async def test_a_clip_of_one_sample() -> None:
 async def test_a_buffer_that_is_never_committed_is_bounded_and_the_client_is_told_once() -> None:
     async with running(ScriptedEngine()) as port, talking(port) as client:
         await client.configure_input(turn_detection=None)
-        await client.append(speech(70_000), chunk_bytes=32_000)
+        await client.append(speech(40_000), chunk_bytes=32_000)
         await client.send("input_audio_buffer.commit")
         await client.until("conversation.item.input_audio_transcription.completed")
         complaints = [event["error"] for event in client.seen if event["type"] == "error"]
         assert [complaint["code"] for complaint in complaints] == ["input_audio_buffer_full"]
-        assert "60000 ms" in complaints[0]["message"]
-        assert client.seen[-1]["transcript"] == "voice 1 for 60000 ms"
+        assert "30000 ms" in complaints[0]["message"]
+        assert client.seen[-1]["transcript"] == "voice 1 for 30000 ms"
 
 
 async def test_speech_without_end_is_cut_into_turns() -> None:

@@ -181,7 +181,7 @@ async def test_without_interruption_the_second_turn_waits_for_its_answer() -> No
         for _ in range(2):
             done = await client.until("response.done")
             assert done["response"]["status"] == "completed"
-        await client.append(silence(20))
+    assert [exchange.reply for exchange in engine.asked[1][1]] == ["answer 1 to speech", None]
 
 
 async def test_create_response_off_leaves_the_answer_to_the_client() -> None:

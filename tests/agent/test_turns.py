@@ -86,7 +86,7 @@ def test_turns_follow_each_other_and_keep_their_limits(flags: list[bool], rules:
             clock = event.start_sample
         else:
             assert clock < event.last_voiced_sample <= event.end_sample
-            assert event.end_sample - clock < rules.max_samples + FRAME_SAMPLES
+            assert event.end_sample - clock <= rules.max_samples
             voiced = flags[clock // FRAME_SAMPLES : event.end_sample // FRAME_SAMPLES]
             assert sum(voiced) >= rules.start_voiced_frames
             clock = event.end_sample

@@ -19,7 +19,7 @@ from wavllm_core.errors import InputError
 from wavllm_core.prompt import PromptTemplate, Turn
 from wavllm_core.train import synthesis
 from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
-from wavllm_core.train.dialogue import REFUSAL, Event, Scene, Writer
+from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
 from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
 from wavllm_core.train.recipe import load_recipe
@@ -107,9 +107,7 @@ def write_pack(path: Path) -> Path:
     return path
 
 
-def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clips = [clip for clip, _ in read_pack(write_pack(tmp_path / "pack.tar"))]
     assert [clip.text for clip in clips] == ["three", "seven", "three"]
     warnings = [record.getMessage() for record in caplog.records]

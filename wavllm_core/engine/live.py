@@ -220,10 +220,20 @@ def settle(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Heard], work:
         fail(loop, future, CoreError(f"encoding failed: {error}"))
     else:
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(result))
+            loop.call_soon_threadsafe(resolve, future, result)
 
 
 def fail(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Heard], error: CoreError) -> None:
     """Give an error to a future of the event loop."""
     with suppress(RuntimeError):
-        loop.call_soon_threadsafe(lambda: future.done() or future.set_exception(error))
+        loop.call_soon_threadsafe(resolve, future, error)
+
+
+def resolve(future: asyncio.Future[Heard], outcome: Heard | CoreError) -> None:
+    """On the event loop: settle a future that nobody cancelled meanwhile."""
+    if future.done():
+        return
+    if isinstance(outcome, CoreError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -16,6 +16,7 @@ from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
 from wavllm_core.engine.decoder import Decoder
 from wavllm_core.evaluate.metrics import Share, equal_error_rate, normalise, word_error_rate
 from wavllm_core.prompt import TRANSCRIBE
+from wavllm_core.train.batches import event_of
 from wavllm_core.train.corpus import Clip, Pcm, read_pack
 from wavllm_core.train.dialogue import Event, Scene
 from wavllm_core.train.orders import SLOTS, Order, parse, random_order
@@ -92,8 +93,7 @@ def score(answers: Answers) -> dict[str, object]:
         rows = answers.said.get(source, [])
         figures[f"{name}, transcribed"] = share(normalise(said) == clip.text for clip, said, _ in rows)
         figures[f"{name}, answered"] = share(
-            normalise(reply) == normalise(Scene().reply(Event(clip.text, **kind(source, clip)), None))
-            for clip, _, reply in rows
+            normalise(reply) == normalise(Scene().reply(event_of(clip), None)) for clip, _, reply in rows
         )
     figures["digits answered from an order in the history"] = share(w == g for w, g in answers.counted)
     orders = [(clip.order, parse(reply)) for clip, _, reply in answers.said.get("s2i", []) if clip.order]
@@ -108,11 +108,6 @@ def score(answers: Answers) -> dict[str, object]:
     if answers.voices:
         figures["same speaker or not, EER %"], figures["threshold at the EER"] = voice_error(answers.voices)
     return figures
-
-
-def kind(source: str, clip: Clip) -> dict[str, str]:
-    """The field of an event that a clip of this source sets."""
-    return {"digit" if source == "fsdd" else "wake": clip.text}
 
 
 def share(outcomes: Iterable[bool]) -> Share:

@@ -21,6 +21,7 @@ from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
 
 T = TypeVar("T")
+Waveform = npt.NDArray[np.float32]  # (samples,) in [-1, 1]
 IGNORED = -100  # a label that the loss leaves out
 
 
@@ -71,28 +72,26 @@ class ExampleMaker:
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
         self.writer = Writer(self.rng, chatter or ["what is the weather"])
 
-    def waveform(self, index: int, trimmed: bool) -> npt.NDArray[np.float32]:
+    def waveform(self, index: int, trimmed: bool) -> Waveform:
         """A clip in [-1, 1], augmented."""
         how, rng = self.augmentation, self.rng
-        x = self.corpus.pcm(index).astype(np.float32) / 32768
-        margins = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
-        if trimmed:
-            x = cut(x, self.corpus.spans[index], *margins)
-        else:
-            x = np.pad(x, tuple(margins))
+        x: Waveform = self.corpus.pcm(index).astype(np.float32) / np.float32(32768)
+        lead, tail = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
+        x = cut(x, self.corpus.spans[index], lead, tail) if trimmed else np.pad(x, (lead, tail))
         if how.crop_seconds is not None and len(x) > (kept := int(how.crop_seconds * SAMPLE_RATE)):
             start = rng.randrange(len(x) - kept)
             x = x[start : start + kept]
         speed = rng.uniform(*how.speed)
         if speed != 1.0:
             x = np.interp(np.arange(0, len(x) - 1, speed), np.arange(len(x)), x).astype(np.float32)
-        x *= 10 ** (rng.uniform(*how.gain_db) / 20)
-        x += self.noise_rng.standard_normal(len(x), dtype=np.float32) * 10 ** rng.uniform(-4.5, -3)
+        x = x * np.float32(10 ** (rng.uniform(*how.gain_db) / 20))
+        hiss = np.float32(10 ** rng.uniform(-4.5, -3))
+        x = x + self.noise_rng.standard_normal(len(x), dtype=np.float32) * hiss
         if self.noises and rng.random() < how.noise:
             x = mix(x, self.background(len(x)), rng.uniform(*how.snr_db))
-        return np.clip(x, -1, 1)
+        return np.clip(x, -1, 1).astype(np.float32)
 
-    def background(self, samples: int) -> npt.NDArray[np.float32]:
+    def background(self, samples: int) -> Waveform:
         """A stretch of recorded noise."""
         noise = self.corpus.pcm(self.rng.choice(self.noises))
         start = self.rng.randrange(len(noise))
@@ -159,16 +158,14 @@ class ExampleMaker:
         return batch
 
 
-def cut(
-    waveform: npt.NDArray[np.float32], span: tuple[int, int], lead: int, tail: int
-) -> npt.NDArray[np.float32]:
+def cut(waveform: Waveform, span: tuple[int, int], lead: int, tail: int) -> Waveform:
     """The samples of `span` with so many before and after it, silence where the clip has none."""
     start, end = span[0] - lead, span[1] + tail
     inside = waveform[max(start, 0) : min(end, len(waveform))]
     return np.pad(inside, (max(-start, 0), max(end - len(waveform), 0)))
 
 
-def mix(speech: npt.NDArray[np.float32], noise: npt.NDArray[np.float32], snr_db: float) -> npt.NDArray[np.float32]:
+def mix(speech: Waveform, noise: Waveform, snr_db: float) -> Waveform:
     """Speech with noise at a ratio of mean powers."""
     power = np.mean(np.square(speech)) / max(float(np.mean(np.square(noise))), 1e-10)
     return speech + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))

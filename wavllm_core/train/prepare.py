@@ -18,13 +18,14 @@ from wavllm_core.errors import InputError
 from wavllm_core.model import WavLLM
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train import synthesis
-from wavllm_core.train.corpus import SAMPLE_RATE, Corpus, Synthetic, read_pack, synthetic_clips
+from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import Scene, Writer
 from wavllm_core.train.orders import OPENINGS
 from wavllm_core.train.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
 SENTENCE = re.compile(r"[a-z' ]{8,60}")
+VOCAB_SIZE = 1024
 SCENES = 3000  # made-up conversations that the tokenizer learns from
 
 
@@ -76,8 +77,11 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
         best = likeliest(log_probs, forms, symbol_ids)
         forms = [opening + best.removeprefix(default) for opening in OPENINGS]
         text = likeliest(log_probs, forms, symbol_ids)
+        spelled = synthesis.phonemes([text])[0]
+        if not set(spelled) <= symbol_ids.keys():
+            continue  # a new symbol would change the meaning of those that the checkpoint has
         table["clips"][index]["text"] = text
-        table["phonemes"][text] = synthesis.phonemes([text])[0]
+        table["phonemes"][text] = spelled
         found += 1
         log.info("%s: %s", corpus.clips[index].file, text)
     (folder / "clips.json").write_text(json.dumps(table))
@@ -97,8 +101,3 @@ def likeliest(log_probs: Tensor, texts: list[str], symbol_ids: dict[str, int]) -
         reduction="none",
     )
     return texts[int((losses / lengths).argmin())]
-
-
-def seconds_of(corpus: Corpus) -> float:
-    """Audio in the corpus."""
-    return len(corpus.samples) / SAMPLE_RATE

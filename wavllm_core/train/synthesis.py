@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +71,7 @@ def speak_all(texts: Sequence[str], seed: int, sample_rate: int, workers: int = 
     rng = random.Random(seed)
     voices = [Voice.random(rng) for _ in texts]
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(lambda pair: speak(*pair, sample_rate), zip(texts, voices, strict=True))
+        yield from pool.map(speak, texts, voices, repeat(sample_rate))
 
 
 def phonemes(texts: Sequence[str]) -> list[list[str]]:
