@@ -45,7 +45,6 @@ class ModelConfig:
 
     checkpoint: Path | None = None
     threads: Annotated[StrictInt, Field(ge=1)] = 2
-    device: StrictStr = "cpu"
 
 
 @dataclass(frozen=True, config=FORBID)

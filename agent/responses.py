@@ -7,10 +7,10 @@ reports to the session's mailbox; a report for a response that is over is droppe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from agent.conversation import Conversation, Item
 from agent.protocol.client_events import ResponseCreate
@@ -150,7 +150,7 @@ class Responses:
         response_id, failure = response.events.response_id, None
         reply = self._engine.reply(response.instructions, history, response.sampling)
         try:
-            async with closing(reply) as pieces:
+            async with aclosing(reply) as pieces:
                 async for piece in pieces:
                     await self._report(ReplyPiece(response_id, piece))
         except CoreError as error:
@@ -213,11 +213,6 @@ class Responses:
         text = sum(item.tokens for item in items if item.role != "system")  # those are in the instructions
         seconds = sum(item.seconds for item in items if item.heard)
         return self._engine.count_tokens(instructions) + text, round(AUDIO_TOKENS_PER_S * seconds)
-
-
-def closing(pieces: AsyncIterator[str]) -> aclosing[AsyncGenerator[str, None]]:
-    """Close what the engine returned when it is left early: that stops the work."""
-    return aclosing(cast("AsyncGenerator[str, None]", pieces))
 
 
 def _usage(text_tokens: int, audio_tokens: int, output_tokens: int) -> dict[str, Any]:

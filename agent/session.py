@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from agent.protocol.client_events import (
 )
 from agent.protocol.errors import ProtocolError
 from agent.protocol.settings import SessionSettings, merge
-from agent.responses import ReplyDue, ReplyEnded, ReplyPiece, Responses, closing
+from agent.responses import ReplyDue, ReplyEnded, ReplyPiece, Responses
 from agent.speakers import Speakers
 from agent.turns import SpeechStarted, SpeechStopped
 from wavllm_core.engine.api import Engine, Heard, Sampling
@@ -250,7 +251,7 @@ class Session:
     async def _write_down(self, item: Item, heard: Heard) -> None:
         text, failure = "", None
         try:
-            async with closing(self._engine.transcribe(heard)) as pieces:
+            async with aclosing(self._engine.transcribe(heard)) as pieces:
                 async for piece in pieces:
                     text += piece
                     await self._mailbox.put(_TranscriptPiece(item, piece))

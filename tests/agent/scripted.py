@@ -6,7 +6,7 @@ Voice n of these tests is a constant of n × LOUDNESS; its transcript is "voice 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,7 @@ class ScriptedEngine:
         self.open.add(utterance)
         return utterance
 
-    async def transcribe(self, heard: Heard) -> AsyncIterator[str]:
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         self.running += 1
         try:
             await self.pencil.wait()
@@ -88,7 +88,9 @@ class ScriptedEngine:
         finally:
             self.running -= 1
 
-    async def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncIterator[str]:
+    async def reply(
+        self, instructions: str, history: Sequence[Exchange], sampling: Sampling
+    ) -> AsyncGenerator[str, None]:
         self.asked.append((instructions, list(history), sampling))
         words = [f"answer {len(history)}", " to ", history[-1].text or "speech"]
         self.running += 1

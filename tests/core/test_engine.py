@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ async def hear(engine: LiveEngine, waveform: np.ndarray, chunk: int) -> Heard:
     return await utterance.finish()
 
 
-async def words(pieces: AsyncIterator[str]) -> str:
+async def words(pieces: AsyncGenerator[str, None]) -> str:
     return "".join([piece async for piece in pieces])
 
 

@@ -6,7 +6,7 @@ reply is asked for. Knows no tensor library, so that the agent can be tested wit
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,11 +63,11 @@ class Engine(Protocol):
     def open_utterance(self) -> Utterance:
         """Begin to listen."""
 
-    def transcribe(self, heard: Heard) -> AsyncIterator[str]:
-        """What was said, piece by piece; closing the iterator stops the work."""
+    def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
+        """What was said, piece by piece; closing the generator stops the work."""
 
-    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncIterator[str]:
-        """Answer the last exchange of `history`, piece by piece; closing the iterator stops the work.
+    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
+        """Answer the last exchange of `history`, piece by piece; closing the generator stops the work.
 
         Oldest exchanges are dropped whole when the context is full.
         Raises CoreError when the last exchange alone does not fit.

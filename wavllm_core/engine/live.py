@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,13 +37,16 @@ class LiveUtterance:
         self._model = engine.checkpoint.model
         self._state = self._model.init_state()
         self._embeds: list[Tensor] = []
-        self._samples = 0
+        self._max_samples = int(self._model.config.max_audio_seconds * SAMPLE_RATE)
+        self._pushed = 0  # samples, those past the limit included
         self._error: CoreError | None = None
         self._over = False
+        self._cancelled = False
 
     def push(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Queue audio for the encoders."""
-        if not self._over:
+        """Queue audio for the encoders; past the limit nothing is kept, and `finish` says so."""
+        self._pushed += len(waveform)
+        if not self._over and self._pushed <= self._max_samples:
             self._engine.encode_soon(lambda: self._step(waveform))
 
     async def finish(self) -> Heard:
@@ -56,32 +59,35 @@ class LiveUtterance:
 
     def cancel(self) -> None:
         """Let everything go; queued steps find nothing to do."""
-        self._over = True
-        self._error = InputError("the utterance was cancelled")
+        self._over = self._cancelled = True
         self._embeds = []
 
     def _step(self, waveform: npt.NDArray[np.float32]) -> None:
-        limit = int(self._model.config.max_audio_seconds * SAMPLE_RATE)
-        if self._error:
+        if self._cancelled:
             return
-        if self._samples + len(waveform) > limit:
-            self._error = InputError(f"an utterance of more than {self._model.config.max_audio_seconds:g} s")
+        try:
+            self._state, encoded = self._model.step(self._state, torch.from_numpy(waveform)[None])
+        except (RuntimeError, ValueError) as error:  # torch: this utterance fails, the others go on
+            log.exception("an utterance failed")
+            self._error = CoreError(f"encoding failed: {error}")
             return
-        self._samples += len(waveform)
-        self._state, encoded = self._model.step(self._state, torch.from_numpy(waveform)[None])
         if encoded is not None:
             self._embeds.append(encoded.speech_embeds[0])
 
     def _flush(self) -> Heard:
+        if self._cancelled:
+            raise InputError("the utterance was cancelled")
         if self._error:
             raise self._error
+        if self._pushed > self._max_samples:
+            raise InputError(f"an utterance of more than {self._max_samples / SAMPLE_RATE:g} s")
         self._state, encoded = self._model.flush(self._state)
         if encoded is not None:
             self._embeds.append(encoded.speech_embeds[0])
         if not self._embeds:
             raise InputError("an utterance of 0 samples")
         vector = self._model.speaker_head.vector(self._state.pool)[0].numpy()
-        return Heard(torch.cat(self._embeds), vector, self._samples / SAMPLE_RATE)
+        return Heard(torch.cat(self._embeds), vector, self._pushed / SAMPLE_RATE)
 
 
 class LiveEngine:
@@ -106,12 +112,12 @@ class LiveEngine:
         """Begin to listen."""
         return LiveUtterance(self)
 
-    def transcribe(self, heard: Heard) -> AsyncIterator[str]:
+    def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         """What was said, in the style of the model's transcription task."""
         sampling = Sampling(max_tokens=TRANSCRIPT_TOKENS)
         return self._stream([Exchange(heard=heard)], TRANSCRIBE, sampling)
 
-    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncIterator[str]:
+    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
         """The answer to the last exchange."""
         return self._stream(list(history), instructions, sampling)
 
@@ -136,7 +142,7 @@ class LiveEngine:
         if on_close:
             on_close(CoreError("the engine is closed"))
 
-    async def _stream(self, history: list[Exchange], instruction: str, sampling: Sampling) -> AsyncIterator[str]:
+    async def _stream(self, history: list[Exchange], instruction: str, sampling: Sampling) -> AsyncGenerator[str, None]:
         reply = _Reply(self._decoder, history, instruction, sampling)
         with self._changed:
             if self._closed:

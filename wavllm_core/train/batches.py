@@ -95,7 +95,7 @@ class ExampleMaker:
         """A stretch of recorded noise."""
         noise = self.corpus.pcm(self.rng.choice(self.noises))
         start = self.rng.randrange(len(noise))
-        return np.take(noise, np.arange(start, start + samples), mode="wrap").astype(np.float32) / 32768
+        return np.take(noise, np.arange(start, start + samples), mode="wrap").astype(np.float32) / np.float32(32768)
 
     def batch(self, indices: Sequence[int], with_prompts: bool) -> Batch:
         """The tensors of some clips, and for the language model a task for each."""
