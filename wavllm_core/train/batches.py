@@ -129,7 +129,7 @@ class ExampleMaker:
             self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, clip.text)
             return
         scene, speakers = Scene(), self.rng.randint(0, 3)
-        history = self.writer.history(scene, self.rng.choice((0, 0, 1, 1, 2, 3)), speakers)
+        history = self.writer.history(scene, self.rng.choice((0, 0, 1, 1, 2)), speakers)
         speaker = self.writer.speaker(speakers)
         self.add_prompt(batch, history, Turn(spoken=True, speaker=speaker), "", scene.reply(event, speaker))
 
