@@ -118,18 +118,19 @@ class ExampleMaker:
             torch.tensor([self.speaker_ids.get(clip.speaker, -1) for clip in clips]),
         )
         if with_prompts:
+            past_turns = self.rng.choice((0, 0, 1, 1, 2))  # for all, so that lengths stay alike
             for clip in clips:
-                self.add_task(batch, clip)
+                self.add_task(batch, clip, past_turns)
         return batch
 
-    def add_task(self, batch: Batch, clip: Clip) -> None:
-        """A transcription, or the assistant's answer after some history."""
+    def add_task(self, batch: Batch, clip: Clip, past_turns: int) -> None:
+        """A transcription, or the assistant's answer after so many earlier turns."""
         event = event_of(clip)
         if clip.text and self.rng.random() < (0.6 if is_chatter(clip) else 0.3):
             self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, clip.text)
             return
         scene, speakers = Scene(), self.rng.randint(0, 3)
-        history = self.writer.history(scene, self.rng.choice((0, 0, 1, 1, 2)), speakers)
+        history = self.writer.history(scene, past_turns, speakers)
         speaker = self.writer.speaker(speakers)
         self.add_prompt(batch, history, Turn(spoken=True, speaker=speaker), "", scene.reply(event, speaker))
 

@@ -21,6 +21,7 @@ from wavllm_core.prompt import PromptTemplate
 from wavllm_core.train.batches import Augmentation, Batch, ExampleMaker, bucketed, prefetched
 from wavllm_core.train.corpus import Corpus
 from wavllm_core.train.losses import Heads, ctc_loss, reply_loss, speaker_loss
+from wavllm_core.train.parallel import Group
 from wavllm_core.train.recipe import Recipe
 from wavllm_core.train.tokenizer import load_tokenizer
 
@@ -35,10 +36,11 @@ class Trainer:
         torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
+        self.group = Group.join()
         config = WavLLMConfig.from_json(recipe.model)
         self.corpus = Corpus(recipe.corpus)
         template = PromptTemplate(load_tokenizer(recipe.tokenizer), config.system_prompt)
-        self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, recipe.seed)
+        self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, self.data_seed(0))
         self.model = WavLLM(config)
         init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
         self.heads = Heads(self.model, len(self.maker.symbol_ids), len(self.maker.speaker_ids))
@@ -68,6 +70,10 @@ class Trainer:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
 
+    def data_seed(self, step: int) -> int:
+        """Another one for every process, and for a run that goes on from `step`."""
+        return (self.recipe.seed * 7919 + step) * 64 + self.group.rank
+
     @property
     def last(self) -> Path:
         """The checkpoint that a killed run goes on from."""
@@ -82,11 +88,13 @@ class Trainer:
         self.heads.load_state_dict(saved["heads"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
-        self.maker.rng.seed(self.recipe.seed + self.step)
+        self.maker.rng.seed(self.data_seed(self.step))
         log.info("%s: going on from step %d", self.last, self.step)
 
     def save(self) -> None:
         """Write `last.pt` whole or not at all."""
+        if self.group.rank:
+            return
         self.recipe.out.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
@@ -109,7 +117,7 @@ class Trainer:
     def batches(self) -> Iterator[tuple[Batch | None, Batch | None]]:
         """For each step some clips, and some typed conversations, as the recipe wants."""
         recipe = self.recipe
-        rng = random.Random(recipe.seed * 7919 + self.step)
+        rng = random.Random(self.data_seed(self.step))
         groups = (
             bucketed(self.corpus, recipe.sources, recipe.batch_seconds, rng, recipe.max_seconds)
             if recipe.sources
@@ -164,6 +172,7 @@ class Trainer:
         recipe.out.mkdir(parents=True, exist_ok=True)
         self.model.train()
         batches = prefetched(self.batches())
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         sums: dict[str, list[float]] = {}
         waited, rows, since = 0.0, 0, time.monotonic()
         while self.step < recipe.steps:
@@ -177,9 +186,8 @@ class Trainer:
             loss, parts = self.loss(audio, text)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(
-                [p for group in self.optimizer.param_groups for p in group["params"]], recipe.clip_norm
-            )
+            self.group.average_gradients(trained)
+            norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
             if math.isfinite(norm):
                 self.optimizer.step()
             self.step += 1
@@ -187,12 +195,12 @@ class Trainer:
                 sums.setdefault(name, []).append(value)
             if self.step % recipe.log_every == 0:
                 took = time.monotonic() - since
-                self.report(lr, sums, rows / took, waited / took)
+                self.report(lr, sums, self.group.size * rows / took, waited / took)
                 sums, waited, rows, since = {}, 0.0, 0, time.monotonic()
             if self.step % recipe.save_every == 0 or self.step == recipe.steps:
                 self.save()
             if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
-                self.write_log(self.validate())
+                self.write_log(self.validate() if not self.group.rank else {})
 
     def report(self, lr: float, sums: dict[str, list[float]], rows_per_s: float, waiting: float) -> None:
         """The means since the last report."""
@@ -201,7 +209,9 @@ class Trainer:
         self.write_log({"lr": lr} | parts | speed)
 
     def write_log(self, figures: dict[str, float]) -> None:
-        """One line for people, one for machines."""
+        """One line for people, one for machines; by the first process alone."""
+        if self.group.rank:
+            return
         line: dict[str, float] = {"step": self.step} | {name: round(v, 6) for name, v in figures.items()}
         log.info(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
         with (self.recipe.out / "log.jsonl").open("a") as file:

@@ -57,19 +57,7 @@ def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float = 0.
 
 def reply_loss(model: WavLLM, encoded: Encoded | None, batch: Batch, use_gate: bool) -> tuple[Tensor, Tensor]:
     """Cross-entropy per target token, and the share of target tokens that are right."""
-    rows, labels = [], []
-    for i, (before, after, target) in enumerate(zip(batch.before, batch.after, batch.targets, strict=True)):
-        ids = torch.tensor(before + after)
-        embeds = model.embed(ids)
-        if encoded is not None and encoded.vectors is not None:
-            speech = encoded.speech_embeds[i, : encoded.vectors[i]]
-            embeds = torch.cat([embeds[: len(before)], speech, embeds[len(before) :]])
-        label = torch.full((len(embeds),), IGNORED)
-        label[-target:] = ids[-target:]
-        rows.append(embeds[:-1])
-        labels.append(label[1:])
-    inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    wanted = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+    inputs, wanted = sequences(model, encoded, batch)
     gate = gated(model.llm, model.gate_for(batch.instructions)) if use_gate else nullcontext()
     llama = model.llm.get_base_model()
     with gate:
@@ -77,3 +65,33 @@ def reply_loss(model: WavLLM, encoded: Encoded | None, batch: Batch, use_gate: b
     at = wanted != IGNORED
     logits = llama.lm_head(states[at])
     return F.cross_entropy(logits, wanted[at]), (logits.argmax(-1) == wanted[at]).float().mean()
+
+
+def sequences(model: WavLLM, encoded: Encoded | None, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the language model reads, (batch, positions, dim), and what it should say next, (batch, positions).
+
+    All rows are picked from one table of vectors: a lookup and a gradient for the whole batch.
+    """
+    ids = [before + after for before, after in zip(batch.before, batch.after, strict=True)]
+    flat = torch.tensor([token for row in ids for token in row])
+    table = [model.embed(flat)]
+    widest = 0
+    if encoded is not None:
+        table.append(encoded.speech_embeds.flatten(0, 1))
+        widest = encoded.speech_embeds.shape[1]
+    places, labels, offset = [], [], 0
+    for i, (row, before, target) in enumerate(zip(ids, batch.before, batch.targets, strict=True)):
+        heard = range(0)
+        if encoded is not None and encoded.vectors is not None:
+            start = len(flat) + i * widest
+            heard = range(start, start + int(encoded.vectors[i]))
+        cut = offset + len(before)
+        place = torch.tensor([*range(offset, cut), *heard, *range(cut, offset + len(row))])
+        label = torch.full((len(place),), IGNORED)
+        label[-target:] = flat[offset + len(row) - target : offset + len(row)]
+        places.append(place[:-1])
+        labels.append(label[1:])
+        offset += len(row)
+    where = nn.utils.rnn.pad_sequence(places, batch_first=True)  # padding is any vector: nothing real sees it
+    inputs = torch.cat(table).index_select(0, where.flatten()).unflatten(0, where.shape)
+    return inputs, nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
