@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import transformers
 
 from wavllm_core.checkpoint import NANO
 from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Sampling
@@ -52,7 +51,7 @@ async def turn_ms(engine: LiveEngine, waveform: np.ndarray, turns: int) -> tuple
 
 def block_ms(engine: LiveEngine, repeats: int) -> list[float]:
     """Milliseconds of both encoders for one block, late in an utterance."""
-    model, costs = engine.checkpoint.model, []
+    model, costs = engine.decoder.speech, []
     block = torch.randn(1, model.config.block_samples) * 0.1
     with torch.inference_mode():
         state = model.init_state()
@@ -69,7 +68,7 @@ async def measure(checkpoint: Path, threads: int, repeats: int) -> dict[str, obj
     waveform, rate = soundfile.read(CLIP, dtype="float32")
     assert rate == SAMPLE_RATE
     costs = block_ms(engine, min(repeats, 50))
-    block_s = engine.checkpoint.model.config.block_samples / SAMPLE_RATE
+    block_s = engine.decoder.config.block_samples / SAMPLE_RATE
     rows = []
     for turns in HISTORY_TURNS:
         await turn_ms(engine, waveform, turns)
@@ -99,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     figures = asyncio.run(measure(args.checkpoint, args.threads, args.repeats))
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    versions = f"torch {torch.__version__}"
     machine = f"{platform.machine()}, {args.threads} threads, {versions}"
     print(f"$ python {' '.join(sys.argv)}\n{machine}\n")
     share = figures["encoder_share_of_real_time"]

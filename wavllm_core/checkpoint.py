@@ -2,76 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from torch import Tensor
 
 from wavllm_core.config import WavLLMConfig
 from wavllm_core.errors import CheckpointError
-from wavllm_core.model import WavLLM
 
 NANO = Path(__file__).parent / "nano"
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
+TIED_HEAD = "llm.base_model.model.lm_head.weight"  # the embedding again
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that is ready to use, and the tokenizer that it was trained with."""
+    """What the files hold."""
 
-    model: WavLLM
-    tokenizer: PreTrainedTokenizerFast
+    config: WavLLMConfig
+    tensors: dict[str, Tensor]  # by the names of `WavLLM.state_dict`, in float32
+    tokenizer: Tokenizer
+    folder: Path
+
+    def refuse_misfits(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """Raises CheckpointError that lists missing, unexpected, mis-shaped and non-finite tensors."""
+        wrong = [f"missing {name}" for name in sorted(wanted.keys() - self.tensors.keys())]
+        wrong += [f"unexpected {name}" for name in sorted(self.tensors.keys() - wanted.keys())]
+        for name in sorted(wanted.keys() & self.tensors.keys()):
+            shape = tuple(self.tensors[name].shape)
+            if shape != wanted[name]:
+                wrong.append(f"{name}: {shape}, not {wanted[name]}")
+            elif not self.tensors[name].isfinite().all():
+                wrong.append(f"{name}: not finite")
+        if wrong:
+            raise CheckpointError(f"{self.folder / WEIGHTS}: does not fit its configuration: {'; '.join(wrong)}")
 
 
-def save(folder: Path, model: WavLLM, tokenizer_file: Path) -> None:
-    """Write a checkpoint with weights in bfloat16."""
+def save(folder: Path, config: WavLLMConfig, tensors: Mapping[str, Tensor], tokenizer_file: Path) -> None:
+    """Write a checkpoint with weights in bfloat16; `tensors` is a state dict of `WavLLM`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(model.config.to_json())
+    (folder / CONFIG).write_text(config.to_json())
     (folder / TOKENIZER).write_bytes(tokenizer_file.read_bytes())
-    tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in stored(model).items()}
-    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    tied = {TIED_HEAD} if config.llama.get("tie_word_embeddings") else set()
+    kept = {name: value.to(torch.bfloat16).contiguous() for name, value in tensors.items() if name not in tied}
+    save_file(kept, str(folder / WEIGHTS), metadata={"format": "pt"})
 
 
 def load(folder: Path) -> Checkpoint:
-    """A checkpoint in float32, for inference.
-
-    Raises CheckpointError naming the file that is missing or damaged, or every key that does not fit.
-    """
+    """Read a checkpoint. Raises CheckpointError naming the file that is missing or damaged."""
     for name in (CONFIG, TOKENIZER, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: no such file")
-    model = WavLLM(WavLLMConfig.from_json(folder / CONFIG)).eval().requires_grad_(False)
+    config = WavLLMConfig.from_json(folder / CONFIG)
     try:
         tensors = load_file(str(folder / WEIGHTS))
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: damaged: {error}") from error
-    refuse_misfits(folder / WEIGHTS, model, tensors)
-    model.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    return Checkpoint(config, {name: value.float() for name, value in tensors.items()}, tokenizer, folder)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Raises CheckpointError for a file that is missing or damaged."""
     try:
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER), eos_token="</s>", bos_token="<s>")
-    except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
-        raise CheckpointError(f"{folder / TOKENIZER}: damaged: {error}") from error
-    return Checkpoint(model, tokenizer)
-
-
-def stored(model: WavLLM) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds: every tensor once; tied weights under their first name."""
-    tied = {"llm.base_model.model.lm_head.weight"} if model.config.llama.get("tie_word_embeddings") else set()
-    return {name: value for name, value in model.state_dict().items() if name not in tied}
-
-
-def refuse_misfits(path: Path, model: WavLLM, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises CheckpointError that lists missing, unexpected, mis-shaped and non-finite tensors."""
-    wanted = stored(model)
-    wrong = [f"missing {name}" for name in sorted(wanted.keys() - tensors.keys())]
-    wrong += [f"unexpected {name}" for name in sorted(tensors.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & tensors.keys()):
-        if tensors[name].shape != wanted[name].shape:
-            wrong.append(f"{name}: {tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}")
-        elif not tensors[name].isfinite().all():
-            wrong.append(f"{name}: not finite")
-    if wrong:
-        raise CheckpointError(f"{path}: does not fit its configuration: {'; '.join(wrong)}")
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises bare Exception for both
+        raise CheckpointError(f"{path}: no tokenizer: {error}") from error

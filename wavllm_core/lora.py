@@ -1,19 +1,14 @@
-"""LoRA through peft, and the prompt-aware gate: one vector per utterance on the output of every adapter.
-
-Source: WavLLM section 3 ("prompt-aware LoRA weight adapter"); the gate folds into `lora_B` exactly.
-"""
+"""LoRA through peft, scaled by the prompt-aware gate: one vector per row on the output of every adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-import torch.nn.functional as F
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from wavllm_core.config import LoraConfig
@@ -32,25 +27,6 @@ def add_lora(llm: PreTrainedModel, config: LoraConfig) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(llm, peft_config)
-
-
-class PromptGate(nn.Module):
-    """From the language model's states over an instruction to the gate s in [0, gate_max]."""
-
-    def __init__(self, dim: int, config: LoraConfig) -> None:
-        super().__init__()
-        self.gate_max = config.gate_max
-        self.fc_1 = nn.Linear(dim, config.gate_dim)
-        self.fc_2 = nn.Linear(config.gate_dim, dim)
-        self.attention = nn.Linear(dim, 1)
-        nn.init.ones_(self.fc_2.bias)  # s starts near 1: plain LoRA
-
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(batch, tokens, dim), (batch, tokens) True for real tokens -> (batch, dim)."""
-        z = self.fc_2(F.gelu(self.fc_1(states)))
-        scores = self.attention(z).squeeze(-1).masked_fill(~mask, -torch.inf)
-        pooled = (scores.softmax(-1)[..., None] * z).sum(1)
-        return pooled.relu().clamp(max=self.gate_max)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
 
 BOS, EOS = "<s>", "</s>"
 INST, INST_END = "[INST]", "[/INST]"
@@ -41,13 +41,13 @@ class Prompt:
 class PromptTemplate:
     """Builds prompts for one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, system_prompt: str = "") -> None:
+    def __init__(self, tokenizer: Tokenizer, system_prompt: str = "") -> None:
         self.tokenizer = tokenizer
         self.opening = BOS + (f"{SYS}{system_prompt}{SYS_END}" if system_prompt else "")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, special tokens read as such, none added."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def build(self, history: Sequence[Turn], turn: Turn, instruction: str) -> Prompt:
         """The prompt that asks for the reply to `turn`."""

@@ -10,20 +10,24 @@ from safetensors.torch import load_file, save_file
 
 from tests.core.tiny import tiny_model, write_tokenizer
 from wavllm_core import checkpoint
+from wavllm_core.engine.decoder import Decoder
 from wavllm_core.errors import CheckpointError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    checkpoint.save(tmp_path / "tiny", tiny_model(), write_tokenizer(tmp_path / "made.json"))
+    model = tiny_model()
+    checkpoint.save(tmp_path / "tiny", model.config, model.state_dict(), write_tokenizer(tmp_path / "made.json"))
     return tmp_path / "tiny"
 
 
 def test_round_trip_is_exact_in_bfloat16(folder: Path) -> None:
     loaded = checkpoint.load(folder)
-    for name, value in checkpoint.stored(tiny_model()).items():
-        assert torch.equal(loaded.model.state_dict()[name], value.bfloat16().float()), name
-    assert loaded.model.config == tiny_model().config
+    wanted = {n: v.bfloat16().float() for n, v in tiny_model().state_dict().items() if n != checkpoint.TIED_HEAD}
+    assert loaded.tensors.keys() == wanted.keys()
+    assert all(torch.equal(loaded.tensors[name], value) for name, value in wanted.items())
+    assert loaded.config == tiny_model().config
+    Decoder(loaded)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -49,7 +53,7 @@ def test_every_misfit_is_listed(folder: Path) -> None:
     tensors["gate.fc_2.bias"] = torch.full((32,), torch.nan)
     save_file(tensors, path)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load(folder)
+        Decoder(checkpoint.load(folder))
     for part in (
         "missing projection.bias",
         "unexpected stranger",

@@ -10,20 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.tiny import tiny_model, write_tokenizer
-from wavllm_core.checkpoint import Checkpoint
+from tests.core.tiny import tiny_checkpoint, tiny_model
 from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.live import LiveEngine
 from wavllm_core.errors import CoreError, InputError
-from wavllm_core.train.tokenizer import load_tokenizer
 
 SHORT = Sampling(max_tokens=12)
 
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[LiveEngine]:
-    tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json"))
-    live = LiveEngine(Checkpoint(tiny_model(), tokenizer), threads=1)
+    live = LiveEngine(tiny_checkpoint(tmp_path), threads=1)
     yield live
     await live.close()
     assert not live._thread.is_alive()
@@ -108,9 +105,9 @@ async def test_a_cancelled_utterance_lets_go(engine: LiveEngine) -> None:
 async def test_old_turns_are_dropped_whole_when_the_context_is_full(engine: LiveEngine) -> None:
     old = [Exchange(text="what did i order", reply="three times a mocha")] * 60
     assert await words(engine.reply("", [*old, Exchange(text="one")], SHORT))
-    one_turn = len(engine._decoder.fit([old[0], Exchange(text="one")], "", 0).before)
-    last_turn = len(engine._decoder.fit([Exchange(text="one")], "", 0).before)
-    kept = len(engine._decoder.fit([*old, Exchange(text="one")], "", SHORT.max_tokens).before)
+    one_turn = len(engine.decoder.fit([old[0], Exchange(text="one")], "", 0).before)
+    last_turn = len(engine.decoder.fit([Exchange(text="one")], "", 0).before)
+    kept = len(engine.decoder.fit([*old, Exchange(text="one")], "", SHORT.max_tokens).before)
     assert kept <= tiny_model().config.max_context - SHORT.max_tokens
     assert (kept - last_turn) % (one_turn - last_turn) == 0
     with pytest.raises(InputError, match="this turn needs"):

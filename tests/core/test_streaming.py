@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.core.tiny import tiny_model
-from wavllm_core.model import Encoded, SpeechState, WavLLM
+from wavllm_core.model import WavLLM
+from wavllm_core.speech import Encoded, SpeechState
 
 MODEL = tiny_model()
 BLOCK = MODEL.config.block_samples

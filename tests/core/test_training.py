@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.tiny import tiny_config, write_tokenizer
+from wavllm_core.checkpoint import load_tokenizer
 from wavllm_core.errors import InputError
 from wavllm_core.prompt import PromptTemplate, Turn
 from wavllm_core.train import synthesis
@@ -23,7 +24,6 @@ from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
 from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
 from wavllm_core.train.recipe import load_recipe
-from wavllm_core.train.tokenizer import load_tokenizer
 
 MOCHA = Order("mocha", size="large", milkAmount="soy milk")
 LATTE = Order("latte", sugarAmount="lots of brown sugar")
@@ -74,11 +74,11 @@ def test_the_prompt_has_audio_between_its_tags_and_the_instruction_after(tmp_pat
     template = PromptTemplate(tokenizer)
     history = [Turn("what did i order", speaker=1, reply="three"), Turn("not answered")]
     prompt = template.build(history, Turn(spoken=True, speaker=2), "be short")
-    before, after = tokenizer.decode(prompt.before), tokenizer.decode(prompt.after)
+    before, after = (tokenizer.decode(ids, skip_special_tokens=False) for ids in (prompt.before, prompt.after))
     assert before == "<s>[INST]speaker 1: what did i order[/INST]three</s>[INST]<SPEECH>"
     assert after == "</SPEECH>speaker 2:  be short[/INST]"
     typed = template.build([], Turn("one"), "")
-    assert tokenizer.decode(typed.before) == "<s>[INST]one[/INST]" and not typed.after
+    assert tokenizer.decode(typed.before, skip_special_tokens=False) == "<s>[INST]one[/INST]" and not typed.after
 
 
 def write_pack(path: Path) -> Path:
@@ -113,6 +113,12 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 2
     assert "line 5: audio/broken.flac" in warnings[0] and "line 6: audio/absent.flac" in warnings[1]
+
+
+def test_every_recipe_of_the_project_is_readable() -> None:
+    recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
+    assert [load_recipe(path).out.name for path in recipes] == [path.stem for path in recipes]
+    assert len(recipes) == 5
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:

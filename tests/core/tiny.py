@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from wavllm_core.checkpoint import TIED_HEAD, Checkpoint, load_tokenizer
 from wavllm_core.config import (
     AcousticConfig,
     AdapterConfig,
@@ -68,6 +69,13 @@ def tiny_model() -> WavLLM:
             if "embed_tokens" in name:  # large, so that what is decoded depends on the context
                 torch.nn.init.normal_(parameter)
     return model
+
+
+def tiny_checkpoint(folder: Path) -> Checkpoint:
+    """The same weights as a checkpoint, in float32."""
+    tokenizer = load_tokenizer(write_tokenizer(folder / "tokenizer.json"))
+    tensors = {name: value for name, value in tiny_model().state_dict().items() if name != TIED_HEAD}
+    return Checkpoint(tiny_config(), tensors, tokenizer, folder)
 
 
 def write_tokenizer(path: Path) -> Path:

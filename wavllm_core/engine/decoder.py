@@ -1,4 +1,4 @@
-"""From a prompt and audio vectors to tokens, one step at a time. Synchronous; knows no threads."""
+"""From conversations to replies, one step at a time. Synchronous; knows no threads."""
 
 from __future__ import annotations
 
@@ -6,37 +6,51 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from wavllm_core.checkpoint import Checkpoint
 from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.llama import KeyValueCache, LiveLlama, LlamaShape
 from wavllm_core.errors import CoreError, InputError
-from wavllm_core.lora import gated
-from wavllm_core.prompt import Prompt, PromptTemplate, Turn
+from wavllm_core.gate import PromptGate
+from wavllm_core.prompt import EOS, Prompt, PromptTemplate, Turn
+from wavllm_core.speech import SpeechEncoder
+
+MAX_GATES = 64  # instructions that are remembered; sessions bring few
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # how a part of a character decodes
 
 
 class Decoder:
-    """Decodes replies for one checkpoint; gates are computed once per instruction."""
+    """A checkpoint, ready to hear and to answer."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.model, self.tokenizer = checkpoint.model, checkpoint.tokenizer
-        self.template = PromptTemplate(checkpoint.tokenizer, checkpoint.model.config.system_prompt)
-        self.llama = checkpoint.model.llm.get_base_model()
-        self.gates: dict[str, Tensor] = {}  # by instruction; sessions bring few
-        self.max_gates = 64
+        """Raises CheckpointError where the tensors do not fit the configuration."""
+        self.config = config = checkpoint.config
+        self.speech = SpeechEncoder(config).eval().requires_grad_(False)
+        self.prompt_gate = PromptGate(config.llama["hidden_size"], config.lora).eval().requires_grad_(False)
+        shape = LlamaShape.of(config)
+        wanted = {name: tuple(value.shape) for name, value in self.speech.state_dict().items()}
+        wanted |= {f"gate.{name}": tuple(value.shape) for name, value in self.prompt_gate.state_dict().items()}
+        checkpoint.refuse_misfits(wanted | shape.tensors())
+        tensors = checkpoint.tensors
+        self.speech.load_state_dict({name: tensors[name] for name in self.speech.state_dict()})
+        self.prompt_gate.load_state_dict({n: tensors[f"gate.{n}"] for n in self.prompt_gate.state_dict()})
+        self.llama = LiveLlama(shape, tensors, config.max_context)
+        self.tokenizer = checkpoint.tokenizer
+        self.template = PromptTemplate(checkpoint.tokenizer, config.system_prompt)
+        self.end_id = checkpoint.tokenizer.token_to_id(EOS)
+        self.gates: dict[str, Tensor] = {}  # by instruction
 
+    @torch.inference_mode()
     def gate(self, instruction: str) -> Tensor:
-        """The gate of an instruction, (1, dim). Raises InputError for one longer than the context."""
+        """The gate of an instruction, (dim,). Raises InputError for one longer than half the context."""
         if instruction not in self.gates:
-            ids = self.template.gate_ids(instruction)
-            if len(ids) > self.model.config.max_context // 2:
-                raise InputError(
-                    f"instructions: {len(ids)} tokens; at most {self.model.config.max_context // 2} are possible"
-                )
-            while len(self.gates) >= self.max_gates:
+            ids, most = self.template.gate_ids(instruction), self.config.max_context // 2
+            if len(ids) > most:
+                raise InputError(f"instructions: {len(ids)} tokens; at most {most} are possible")
+            states = self.llama.states(self.llama.embed(ids), KeyValueCache(self.llama.shape, len(ids)), gate=None)
+            while len(self.gates) >= MAX_GATES:
                 del self.gates[next(iter(self.gates))]
-            with torch.inference_mode():
-                self.gates[instruction] = self.model.gate_for([ids])
+            self.gates[instruction] = self.prompt_gate(states[None], torch.ones(1, len(ids), dtype=torch.bool))[0]
         return self.gates[instruction]
 
     def fit(self, history: Sequence[Exchange], instruction: str, max_tokens: int) -> Prompt:
@@ -48,14 +62,15 @@ class Decoder:
         vectors = len(last.heard.speech_embeds) if last.heard else 0
         turn = Turn(last.text, spoken=last.heard is not None, speaker=last.speaker)
         past = [Turn(old.text, speaker=old.speaker, reply=old.reply) for old in history[:-1]]
-        room = self.model.config.max_context - vectors - max_tokens
+        room = self.config.max_context - vectors - max_tokens
         while True:
             prompt = self.template.build(past, turn, instruction)
             length = len(prompt.before) + len(prompt.after)
             if length <= room:
                 return prompt
             if not past:
-                raise InputError(f"this turn needs {length + vectors} tokens; at most {room + vectors} are possible")
+                most = room + vectors
+                raise InputError(f"this turn needs {length + vectors} tokens; at most {most} are possible")
             del past[0]
 
     def reply(self, history: Sequence[Exchange], instruction: str, sampling: Sampling) -> Iterator[str]:
@@ -66,25 +81,24 @@ class Decoder:
         gate = self.gate(instruction)
         prompt, heard = self.fit(history, instruction, sampling.max_tokens), history[-1].heard
         generator = torch.Generator().manual_seed(sampling.seed)
-        inputs = self.model.embed(torch.tensor([prompt.before]))
+        inputs = self.llama.embed(prompt.before)
         if heard is not None:
-            after = self.model.embed(torch.tensor([prompt.after]))
-            inputs = torch.cat([inputs, heard.speech_embeds[None], after], dim=1)
-        cache, ids, sent = DynamicCache(config=self.llama.config), [], ""
+            inputs = torch.cat([inputs, heard.speech_embeds, self.llama.embed(prompt.after)])
+        cache = KeyValueCache(self.llama.shape, len(inputs) + sampling.max_tokens)
+        ids: list[int] = []
+        sent = ""
         for _ in range(sampling.max_tokens):
-            with torch.inference_mode(), gated(self.model.llm, gate):
-                output = self.llama(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            token = choose(output.logits[0, -1], sampling.temperature, generator)
-            if token == self.tokenizer.eos_token_id:
+            with torch.inference_mode():
+                logits = self.llama.logits(self.llama.states(inputs, cache, gate)[-1])
+                token = choose(logits, sampling.temperature, generator)
+            if token == self.end_id:
                 break
             ids.append(token)
             text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) > len(sent):
-                yield text[len(sent) :]
-                sent = text
-            else:
-                yield ""  # half a character: nothing to show yet, but a step has passed
-            inputs = self.model.embed(torch.tensor([[token]]))
+            whole = text.removesuffix(INCOMPLETE)
+            yield whole[len(sent) :]  # empty while a character is incomplete
+            sent = whole if len(whole) > len(sent) else sent
+            inputs = self.llama.embed([token])
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

@@ -34,7 +34,7 @@ class LiveUtterance:
 
     def __init__(self, engine: LiveEngine) -> None:
         self._engine = engine
-        self._model = engine.checkpoint.model
+        self._model = engine.decoder.speech
         self._state = self._model.init_state()
         self._embeds: list[Tensor] = []
         self._max_samples = int(self._model.config.max_audio_seconds * SAMPLE_RATE)
@@ -94,8 +94,7 @@ class LiveEngine:
     """See `api.Engine`. One per process; `close` ends its thread."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 2) -> None:
-        self.checkpoint = checkpoint
-        self._decoder = Decoder(checkpoint)
+        self.decoder = Decoder(checkpoint)
         self._encoding: deque[tuple[Callable[[], None], Callable[[CoreError], None] | None]] = deque()
         self._decoding: deque[_Reply] = deque()
         self._changed = threading.Condition()
@@ -123,7 +122,7 @@ class LiveEngine:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, none added."""
-        return len(self._decoder.template.encode(text))
+        return len(self.decoder.template.encode(text))
 
     async def close(self) -> None:
         """End the thread; whatever was under way fails."""
@@ -143,7 +142,7 @@ class LiveEngine:
             on_close(CoreError("the engine is closed"))
 
     async def _stream(self, history: list[Exchange], instruction: str, sampling: Sampling) -> AsyncGenerator[str, None]:
-        reply = _Reply(self._decoder, history, instruction, sampling)
+        reply = _Reply(self.decoder, history, instruction, sampling)
         with self._changed:
             if self._closed:
                 raise CoreError("the engine is closed")

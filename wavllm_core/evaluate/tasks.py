@@ -30,7 +30,6 @@ class Listener:
     """A checkpoint that is asked about one clip at a time."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.model = checkpoint.model
         self.decoder = Decoder(checkpoint)
 
     @torch.inference_mode()
@@ -38,8 +37,8 @@ class Listener:
         """Encode a clip with silence around it."""
         lead, tail = int(LEAD_SECONDS * SAMPLE_RATE), int(TAIL_SECONDS * SAMPLE_RATE)
         waveform = np.pad(pcm.astype(np.float32) / 32768, (lead, tail))
-        encoded = self.model.encode(torch.from_numpy(waveform)[None])
-        vector = self.model.speaker_head.vector(encoded.pool)[0].numpy()
+        encoded = self.decoder.speech.encode(torch.from_numpy(waveform)[None])
+        vector = self.decoder.speech.speaker_head.vector(encoded.pool)[0].numpy()
         return Heard(encoded.speech_embeds[0], vector, len(waveform) / SAMPLE_RATE)
 
     def ask(self, heard: Heard, instruction: str = "", history: tuple[Exchange, ...] = ()) -> str:

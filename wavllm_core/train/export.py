@@ -9,7 +9,6 @@ import torch
 from wavllm_core.checkpoint import save
 from wavllm_core.config import WavLLMConfig
 from wavllm_core.errors import CheckpointError
-from wavllm_core.model import WavLLM
 
 
 def export(trained: Path, model_config: Path, tokenizer: Path, out: Path) -> None:
@@ -17,6 +16,4 @@ def export(trained: Path, model_config: Path, tokenizer: Path, out: Path) -> Non
     for path in (trained, tokenizer):
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
-    model = WavLLM(WavLLMConfig.from_json(model_config))
-    model.load_state_dict(torch.load(trained, weights_only=True)["model"])
-    save(out, model, tokenizer)
+    save(out, WavLLMConfig.from_json(model_config), torch.load(trained, weights_only=True)["model"], tokenizer)

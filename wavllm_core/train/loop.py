@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wavllm_core.acoustic import init_as_filterbank
+from wavllm_core.checkpoint import load_tokenizer
 from wavllm_core.config import WavLLMConfig
 from wavllm_core.model import WavLLM
 from wavllm_core.prompt import PromptTemplate
@@ -23,7 +24,6 @@ from wavllm_core.train.corpus import Corpus
 from wavllm_core.train.losses import Heads, ctc_loss, reply_loss, speaker_loss
 from wavllm_core.train.parallel import Group
 from wavllm_core.train.recipe import Recipe
-from wavllm_core.train.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS, VALIDATION_ROWS = 64, 16  # of each source, and of a batch

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavllm_core.lora import gated
-from wavllm_core.model import Encoded, WavLLM
+from wavllm_core.model import WavLLM
+from wavllm_core.speech import Encoded
 from wavllm_core.train.batches import IGNORED, Batch
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from wavllm_core.config import WavLLMConfig
 from wavllm_core.errors import InputError
-from wavllm_core.model import WavLLM
 from wavllm_core.prompt import TRANSCRIBE
+from wavllm_core.speech import SpeechEncoder
 from wavllm_core.train import synthesis
 from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import Scene, Writer
@@ -58,8 +58,8 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
     (CTC) is taken. Returns how many were written.
     """
     saved = torch.load(checkpoint, weights_only=True)
-    model = WavLLM(WavLLMConfig.from_json(model_config)).eval().requires_grad_(False)
-    model.load_state_dict(saved["model"])
+    model = SpeechEncoder(WavLLMConfig.from_json(model_config)).eval().requires_grad_(False)
+    model.load_state_dict({name: saved["model"][name] for name in model.state_dict()})
     head = saved["heads"]["phonemes.weight"], saved["heads"]["phonemes.bias"]
     corpus = Corpus(folder)
     symbols = sorted({symbol for spelled in corpus.phonemes.values() for symbol in spelled})

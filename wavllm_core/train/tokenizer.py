@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-from wavllm_core.prompt import BOS, EOS, SPECIAL_TOKENS
+from wavllm_core.prompt import SPECIAL_TOKENS
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
@@ -25,10 +24,3 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
     tokenizer.train_from_iterator(texts, trainer)
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))
-
-
-def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in the form that transformers knows."""
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(path), bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
-    )
