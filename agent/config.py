@@ -64,7 +64,7 @@ class TurnsConfig:
 class SpeakersConfig:
     """How voices are told apart."""
 
-    same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] = 0.5
+    same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] = 0.6
 
 
 @dataclass(frozen=True, config=FORBID)

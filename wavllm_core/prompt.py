@@ -43,6 +43,7 @@ class PromptTemplate:
 
     def __init__(self, tokenizer: Tokenizer, system_prompt: str = "") -> None:
         self.tokenizer = tokenizer
+        self.blank_id = tokenizer.token_to_id(SPEECH)  # what an audio vector without a word is trained to resemble
         self.opening = BOS + (f"{SYS}{system_prompt}{SYS_END}" if system_prompt else "")
 
     def encode(self, text: str) -> list[int]:

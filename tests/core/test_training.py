@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.tiny import tiny_config, write_tokenizer
+from tests.core.tiny import tiny_config, tiny_model, write_tokenizer
 from wavllm_core.checkpoint import load_tokenizer
 from wavllm_core.errors import InputError
 from wavllm_core.prompt import PromptTemplate, Turn
+from wavllm_core.speech import Encoded
 from wavllm_core.train import synthesis
+from wavllm_core.train.batches import Augmentation, Batch, ExampleMaker
 from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
+from wavllm_core.train.losses import Heads, word_loss
 from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
 from wavllm_core.train.recipe import load_recipe
 
@@ -162,7 +166,7 @@ def test_a_killed_run_goes_on_and_its_loss_falls(tmp_path: Path) -> None:
         "batch_seconds": 4,
         "text_rows": 2,
         "gate": True,
-        "losses": {"ctc": 1.0, "speaker": 0.1, "reply": 1.0},
+        "losses": {"ctc": 1.0, "words": 1.0, "speaker": 0.1, "reply": 1.0},
         "sources": {"fsdd": 1.0},
         "threads": 1,
         "log_every": 5,
@@ -187,3 +191,31 @@ def test_a_killed_run_goes_on_and_its_loss_falls(tmp_path: Path) -> None:
     losses = [line["reply"] for line in log if "reply" in line]
     assert losses[-1] < losses[0]
     assert any("dev_fsdd_reply" in line for line in log)
+
+
+def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    maker = ExampleMaker(Corpus(tmp_path / "corpus"), template, Augmentation(), seed=0)
+    words = maker.words("three times a mocha")
+    assert template.tokenizer.decode(words) == " three times a mocha"
+    kept = 0
+    for _ in range(50):
+        heard = [token for token in maker.as_if_heard("three times a mocha") if token != template.blank_id]
+        places = iter(heard)
+        kept += all(token in places for token in words)  # a subsequence
+    assert 25 < kept < 50  # most of the time all of them, not always
+
+
+def test_word_loss_falls_when_vectors_resemble_the_words(tmp_path: Path) -> None:
+    model, heads = tiny_model(), Heads(tiny_model(), phonemes=3, speakers=2)
+    none = torch.zeros(1, dtype=torch.long)
+    words = torch.tensor([[20, 30]])
+    batch = Batch(none[:, None].float(), none, none[:, None], none, words, torch.tensor([2]), none - 1)
+    embeddings = model.llm.get_input_embeddings().weight
+
+    def loss(ids: list[int]) -> float:
+        encoded = Encoded(embeddings[torch.tensor([ids])], torch.zeros(1), model.speaker_head.init_state(1))
+        return word_loss(heads, model, replace(encoded, vectors=torch.tensor([len(ids)])), batch, blank_id=4).item()
+
+    assert loss([4, 20, 4, 30, 4]) < 0.1 < loss([4, 20, 4, 31, 4]) < loss([4, 4, 4, 4, 4])

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +111,15 @@ class LiveEngine:
         """Begin to listen."""
         return LiveUtterance(self)
 
-    def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         """What was said, in the style of the model's transcription task."""
         sampling = Sampling(max_tokens=TRANSCRIPT_TOKENS)
-        return self._stream([Exchange(heard=heard)], TRANSCRIBE, sampling)
+        begun = False
+        async with aclosing(self._stream([Exchange(heard=heard)], TRANSCRIBE, sampling)) as pieces:
+            async for piece in pieces:
+                if text := piece if begun else piece.lstrip():  # every word of a transcript brings its space
+                    begun = True
+                    yield text
 
     def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
         """The answer to the last exchange."""

@@ -44,7 +44,7 @@ class Listener:
     def ask(self, heard: Heard, instruction: str = "", history: tuple[Exchange, ...] = ()) -> str:
         """The whole answer, chosen greedily."""
         exchanges = [*history, Exchange(heard=heard)]
-        return "".join(self.decoder.reply(exchanges, instruction, Sampling(max_tokens=96)))
+        return "".join(self.decoder.reply(exchanges, instruction, Sampling(max_tokens=96))).strip()
 
 
 @dataclass

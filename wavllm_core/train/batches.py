@@ -47,6 +47,8 @@ class Batch:
     samples: Tensor  # (batch,)
     phonemes: Tensor  # (batch, longest), 0 is the CTC blank
     phoneme_lengths: Tensor  # (batch,), 0 where there is no transcript
+    words: Tensor  # (batch, longest) the transcript in tokens of the language model
+    word_lengths: Tensor  # (batch,), 0 where there is no transcript
     speakers: Tensor  # (batch,), -1 where unknown
     before: list[list[int]] = field(default_factory=list)  # token ids before the audio
     after: list[list[int]] = field(default_factory=list)  # and after it, the target included
@@ -110,11 +112,14 @@ class ExampleMaker:
             torch.tensor([self.symbol_ids[s] for s in self.corpus.phonemes.get(clip.text, [])], dtype=torch.long)
             for clip in clips
         ]
+        words = [torch.tensor(self.words(clip.text), dtype=torch.long) for clip in clips]
         batch = Batch(
             padded,
             samples,
             torch.nn.utils.rnn.pad_sequence(spelled, batch_first=True),
             torch.tensor([len(row) for row in spelled]),
+            torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
+            torch.tensor([len(row) for row in words]),
             torch.tensor([self.speaker_ids.get(clip.speaker, -1) for clip in clips]),
         )
         if with_prompts:
@@ -127,35 +132,59 @@ class ExampleMaker:
         """A transcription, or the assistant's answer after so many earlier turns."""
         event = event_of(clip)
         if clip.text and self.rng.random() < (0.6 if is_chatter(clip) else 0.3):
-            self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, clip.text)
+            self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {clip.text}")
             return
         scene, speakers = Scene(), self.rng.randint(0, 3)
         history = self.writer.history(scene, past_turns, speakers)
         speaker = self.writer.speaker(speakers)
         self.add_prompt(batch, history, Turn(spoken=True, speaker=speaker), "", scene.reply(event, speaker))
 
-    def add_prompt(self, batch: Batch, history: list[Turn], turn: Turn, instruction: str, reply: str) -> None:
-        """One row of token ids."""
+    def words(self, text: str) -> list[int]:
+        """A transcript in tokens; every word begins with its space, as in the middle of a line."""
+        return self.template.encode(f" {text}") if text else []
+
+    def as_if_heard(self, text: str) -> list[int]:
+        """Tokens in the way that audio vectors bring them: with blanks between, some twice, some wrong."""
+        heard: list[int] = []
+        for token in self.words(text):
+            heard += [self.template.blank_id] * min(6, int(self.rng.expovariate(0.6)))
+            if (fate := self.rng.random()) < 0.94:
+                heard += [token] * (1 if fate < 0.7 else 2)
+            elif fate < 0.97:
+                heard.append(self.rng.randrange(self.template.tokenizer.get_vocab_size()))
+        return heard + [self.template.blank_id] * self.rng.randint(0, 6)
+
+    def add_prompt(
+        self, batch: Batch, history: list[Turn], turn: Turn, instruction: str, reply: str, heard: Sequence[int] = ()
+    ) -> None:
+        """One row of token ids; `heard` stands in for audio."""
         prompt, target = self.template.build(history, turn, instruction), self.template.target(reply)
-        batch.before.append(prompt.before)
+        batch.before.append([*prompt.before, *heard])
         batch.after.append(prompt.after + target)
         batch.targets.append(len(target))
         batch.instructions.append(self.template.gate_ids(instruction))
 
     def text_batch(self, rows: int) -> Batch:
-        """Typed conversations, and plain sentences for their words."""
+        """Conversations without audio: the last turn typed, or in tokens as if it had been heard."""
         empty = torch.zeros(rows, 0)
         none = torch.zeros(rows, dtype=torch.long)
-        batch = Batch(empty, none, empty.long(), none, none - 1)
+        batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
+        past_turns = self.rng.choice((0, 0, 1, 1, 2, 4))  # for all, so that lengths stay alike
         for _ in range(rows):
-            scene, speakers = Scene(), self.rng.randint(0, 3)
-            if self.rng.random() < 0.2:
-                self.add_prompt(batch, [], Turn(), TRANSCRIBE, self.rng.choice(self.writer.chatter))
+            scene, speakers, kind = Scene(), self.rng.randint(0, 3), self.rng.random()
+            if kind < 0.25:
+                text = self.writer.event(scene).text if kind < 0.1 else self.rng.choice(self.writer.chatter)
+                heard = self.as_if_heard(text)
+                self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", heard)
                 continue
-            history = self.writer.history(scene, self.rng.randint(0, 5), speakers)
+            history = self.writer.history(scene, past_turns, speakers)
             event, speaker = self.writer.event(scene), self.writer.speaker(speakers)
-            turn = Turn(text=event.text, speaker=speaker)
-            self.add_prompt(batch, history, turn, "", scene.reply(event, speaker))
+            reply = scene.reply(event, speaker)
+            if kind < 0.75:
+                turn = Turn(spoken=True, speaker=speaker)
+                self.add_prompt(batch, history, turn, "", reply, self.as_if_heard(event.text))
+            else:
+                self.add_prompt(batch, history, Turn(text=event.text, speaker=speaker), "", reply)
         return batch
 
 

@@ -21,7 +21,7 @@ from wavllm_core.model import WavLLM
 from wavllm_core.prompt import PromptTemplate
 from wavllm_core.train.batches import Augmentation, Batch, ExampleMaker, bucketed, prefetched
 from wavllm_core.train.corpus import Corpus
-from wavllm_core.train.losses import Heads, ctc_loss, reply_loss, speaker_loss
+from wavllm_core.train.losses import Heads, ctc_loss, reply_loss, speaker_loss, word_loss
 from wavllm_core.train.parallel import Group
 from wavllm_core.train.recipe import Recipe
 
@@ -131,7 +131,7 @@ class Trainer:
         """The weighted sum, and each part for the log."""
         weights, parts = self.recipe.losses, {}
         total = torch.zeros(())
-        if audio is not None and not (weights.ctc or weights.reply):
+        if audio is not None and not (weights.ctc or weights.words or weights.reply):
             parts["speaker"] = speaker_loss(self.heads, self.model.voice(audio.waveform, audio.samples), audio)
             total = total + weights.speaker * parts["speaker"]
         elif audio is not None:
@@ -139,6 +139,10 @@ class Trainer:
             if weights.ctc:
                 parts["ctc"] = ctc_loss(self.heads, encoded, audio, self.model.config.frames_per_vector)
                 total = total + weights.ctc * parts["ctc"]
+            if weights.words:
+                blank_id = self.maker.template.blank_id
+                parts["words"] = word_loss(self.heads, self.model, encoded, audio, blank_id)
+                total = total + weights.words * parts["words"]
             if weights.speaker:
                 parts["speaker"] = speaker_loss(self.heads, self.model.speaker_head.vector(encoded.pool), audio)
                 total = total + weights.speaker * parts["speaker"]

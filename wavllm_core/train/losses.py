@@ -13,6 +13,8 @@ from wavllm_core.model import WavLLM
 from wavllm_core.speech import Encoded
 from wavllm_core.train.batches import IGNORED, Batch
 
+WORD_LOGIT = 15.0  # of a vector that is a token's embedding, for that token
+
 
 class Heads(nn.Module):
     """Classifiers that only training needs."""
@@ -21,6 +23,7 @@ class Heads(nn.Module):
         super().__init__()
         config = model.config
         self.phonemes = nn.Linear(config.semantic.transformer.dim, phonemes + 1)  # and the blank, 0
+        self.word_scale = nn.Parameter(torch.zeros(()))  # its logarithm, on top of WORD_LOGIT
         self.speakers = nn.Parameter(torch.randn(speakers, config.speaker.vector_dim) * 0.1)
 
 
@@ -39,6 +42,30 @@ def ctc_loss(heads: Heads, encoded: Encoded, batch: Batch, frames_per_vector: in
         zero_infinity=True,
     )
     return (losses / batch.phoneme_lengths[rows]).mean()
+
+
+def word_loss(heads: Heads, model: WavLLM, encoded: Encoded, batch: Batch, blank_id: int) -> Tensor:
+    """CTC of the transcript's tokens over the audio vectors, scored against the language model's embeddings.
+
+    It draws the vectors towards the embeddings of the words that were said, where the language model, which
+    has learned its trade on text, understands them; without it, it goes on for long without listening.
+    """
+    rows = (batch.word_lengths > 0).nonzero().squeeze(1)
+    if not len(rows) or encoded.vectors is None:
+        return encoded.speech_embeds.new_zeros(())
+    embeddings = model.llm.get_input_embeddings().weight
+    scale = WORD_LOGIT / embeddings.detach().square().sum(-1).mean() * heads.word_scale.exp()
+    logits = scale * encoded.speech_embeds[rows] @ embeddings.T
+    losses = F.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1),
+        batch.words[rows],
+        encoded.vectors[rows],
+        batch.word_lengths[rows],
+        blank=blank_id,
+        reduction="none",
+        zero_infinity=True,
+    )
+    return (losses / batch.word_lengths[rows]).mean()
 
 
 def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float = 0.2) -> Tensor:

@@ -19,7 +19,8 @@ _STRICT = ConfigDict(extra="forbid")
 class Losses:
     """The weight of each loss; 0 leaves it out."""
 
-    ctc: float = 0.0
+    ctc: float = 0.0  # phonemes, from the semantic encoder
+    words: float = 0.0  # tokens, from the audio vectors that the language model reads
     speaker: float = 0.0
     reply: float = 0.0
 
