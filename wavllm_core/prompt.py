@@ -43,7 +43,10 @@ class PromptTemplate:
 
     def __init__(self, tokenizer: Tokenizer, system_prompt: str = "") -> None:
         self.tokenizer = tokenizer
-        self.blank_id = tokenizer.token_to_id(SPEECH)  # what an audio vector without a word is trained to resemble
+        blank_id = tokenizer.token_to_id(SPEECH)
+        if blank_id is None:
+            raise ValueError(f"the tokenizer has no {SPEECH}")
+        self.blank_id = blank_id  # what an audio vector without a word is trained to resemble
         self.opening = BOS + (f"{SYS}{system_prompt}{SYS_END}" if system_prompt else "")
 
     def encode(self, text: str) -> list[int]:

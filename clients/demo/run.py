@@ -49,7 +49,7 @@ def run_demo(console: Console, port: int = 0, stay: bool = False) -> bool:
         answered = sum(turn.complete and not turn.problem for turn in turns)
         console.print()
         console.print(summary(turns))
-        console.print(f"{answered} of {len(lines)} turns answered; server start {start_seconds:.1f} s\n")
+        console.print(f"{answered} turns answered for {len(lines)} lines; server start {start_seconds:.1f} s\n")
         _invite(console, url, stay)
         if stay:
             threading.Event().wait()
