@@ -19,7 +19,7 @@ from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.batches import event_of
 from wavllm_core.train.corpus import Clip, Pcm, read_pack
 from wavllm_core.train.dialogue import Event, Scene
-from wavllm_core.train.orders import SLOTS, Order, parse, random_order
+from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
 
 LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.5  # silence around a clip, as the server's turn detection leaves it
 SEED = 20261122  # of the orders that stand in the history, and of the pairs of voices
@@ -71,16 +71,16 @@ def collect(
         transcript = listener.ask(heard, TRANSCRIBE) if clip.text else ""
         rows.append((clip, transcript, listener.ask(heard)))
         if clip.source == "fsdd":
-            answers.counted.append(count_after_order(listener, heard, clip, random_order(rng)))
+            answers.counted.append(count_after_order(listener, heard, clip, rng))
         progress(f"{clip.source} {len(rows)}")
     return answers
 
 
-def count_after_order(listener: Listener, heard: Heard, clip: Clip, order: Order) -> tuple[str, str]:
+def count_after_order(listener: Listener, heard: Heard, clip: Clip, rng: random.Random) -> tuple[str, str]:
     """A spoken digit after a typed order: the right reply, which needs the history, and the model's."""
-    scene = Scene()
-    event = Event("", order=order)
-    past = Exchange(text="", reply=scene.reply(event, None))
+    scene, order = Scene(), random_order(rng)
+    text = random_spoken_form(order, rng)
+    past = Exchange(text, reply=scene.reply(Event(text, order=order), None))
     wanted = scene.reply(Event(clip.text, digit=clip.text), None)
     return wanted, listener.ask(heard, history=(past,))
 
