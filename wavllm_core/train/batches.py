@@ -179,12 +179,12 @@ class ExampleMaker:
                 continue
             history = self.writer.history(scene, past_turns, speakers)
             event, speaker = self.writer.event(scene), self.writer.speaker(speakers)
-            reply = scene.reply(event, speaker)
-            if kind < 0.75:
-                turn = Turn(spoken=True, speaker=speaker)
-                self.add_prompt(batch, history, turn, "", reply, self.as_if_heard(event.text))
+            if kind < 0.65:
+                turn, heard = Turn(spoken=True, speaker=speaker), self.as_if_heard(event.text)
             else:
-                self.add_prompt(batch, history, Turn(text=event.text, speaker=speaker), "", reply)
+                speaker = speaker if kind < 0.75 else None  # who types is seldom known
+                turn, heard = Turn(text=event.text, speaker=speaker), []
+            self.add_prompt(batch, history, turn, "", scene.reply(event, speaker), heard)
         return batch
 
 
