@@ -13,6 +13,7 @@ BASELINES = {
     "wake phrases, transcribed": "19 (the most frequent)",
     "wake phrases, answered": "19 (the most frequent)",
     "digits answered from an order in the history": "0 (no history)",
+    "typed questions about the history": "58 (the most frequent reply)",
     "coffee orders, all slots right": "0 (the most frequent order)",
     "read sentences, WER %": "100 (no words)",
     "same speaker or not, EER %": "50 (chance)",

@@ -18,12 +18,13 @@ from wavllm_core.evaluate.metrics import Share, equal_error_rate, normalise, wor
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.batches import event_of
 from wavllm_core.train.corpus import Clip, Pcm, read_pack
-from wavllm_core.train.dialogue import Event, Scene
+from wavllm_core.train.dialogue import Event, Scene, Writer
 from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
 
 LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.5  # silence around a clip, as the server's turn detection leaves it
 SEED = 20261122  # of the orders that stand in the history, and of the pairs of voices
 PAIRS_PER_KIND = 20_000
+QUESTIONS_ASKED = 200
 
 
 class Listener:
@@ -53,6 +54,7 @@ class Answers:
 
     said: dict[str, list[tuple[Clip, str, str]]] = field(default_factory=dict)  # clip, transcript, reply
     counted: list[tuple[str, str]] = field(default_factory=list)  # digits after an order: wanted, given
+    questions: list[tuple[str, str]] = field(default_factory=list)  # typed, about the history: wanted, given
     voices: list[tuple[str, npt.NDArray[np.float32]]] = field(default_factory=list)  # speaker, vector
 
 
@@ -73,7 +75,20 @@ def collect(
         if clip.source == "fsdd":
             answers.counted.append(count_after_order(listener, heard, clip, rng))
         progress(f"{clip.source} {len(rows)}")
+    answers.questions = [
+        ask_about_history(listener, rng) for _ in range(min(limit or QUESTIONS_ASKED, QUESTIONS_ASKED))
+    ]
     return answers
+
+
+def ask_about_history(listener: Listener, rng: random.Random) -> tuple[str, str]:
+    """A typed question after up to four typed turns of up to two people: the right reply and the model's."""
+    scene, writer = Scene(), Writer(rng, ["play some music", "what is the weather"])
+    past = writer.history(scene, rng.randint(1, 4), speakers=2)
+    history = [Exchange(turn.text, speaker=turn.speaker, reply=turn.reply) for turn in past]
+    question, speaker = writer.question(scene), writer.speaker(2)
+    given = listener.decoder.reply([*history, Exchange(question.text, speaker=speaker)], "", Sampling())
+    return scene.reply(question, speaker), "".join(given)
 
 
 def count_after_order(listener: Listener, heard: Heard, clip: Clip, rng: random.Random) -> tuple[str, str]:
@@ -95,6 +110,7 @@ def score(answers: Answers) -> dict[str, object]:
             normalise(reply) == normalise(Scene().reply(event_of(clip), None)) for clip, _, reply in rows
         )
     figures["digits answered from an order in the history"] = share(w == g for w, g in answers.counted)
+    figures["typed questions about the history"] = share(w == g for w, g in answers.questions)
     orders = [(clip.order, parse(reply)) for clip, _, reply in answers.said.get("s2i", []) if clip.order]
     figures["coffee orders, all slots right"] = share(wanted == given for wanted, given in orders)
     for slot in SLOTS:

@@ -135,7 +135,10 @@ class ExampleMaker:
             self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {clip.text}")
             return
         scene, speakers = Scene(), self.rng.randint(0, 3)
-        history = self.writer.history(scene, past_turns, speakers)
+        asked = bool(event.digit) and past_turns > 0 and self.rng.random() < 0.6  # how many, just before
+        history = self.writer.history(scene, past_turns - asked, speakers)
+        if asked:
+            history.append(self.writer.ordered(scene, speakers))
         speaker = self.writer.speaker(speakers)
         self.add_prompt(batch, history, Turn(spoken=True, speaker=speaker), "", scene.reply(event, speaker))
 

@@ -120,7 +120,7 @@ class Writer:
             (0.34, self._order),
             (0.24, self._digit),
             (0.10, self._wake),
-            (0.22, self._question),
+            (0.22, self.question),
             (0.10, self._chatter),
         ]
 
@@ -136,7 +136,8 @@ class Writer:
         wake = self.rng.choice(WAKE_PHRASES)
         return Event(wake, wake=wake)
 
-    def _question(self, scene: Scene) -> Event:
+    def question(self, scene: Scene) -> Event:
+        """Something asked about what went before."""
         kind = self.rng.choice(list(QUESTIONS)[:-1] if not scene.orders else list(QUESTIONS))
         form = self.rng.choice(QUESTIONS[kind])
         ordered = [order.coffeeDrink for _, order in scene.orders]
@@ -146,7 +147,9 @@ class Writer:
         return Event(self.rng.choice(self.chatter))
 
     def event(self, scene: Scene) -> Event:
-        """Something a user might say next."""
+        """Something a user might say next; asked how many, most people say."""
+        if scene.open_order is not None and self.rng.random() < 0.4:
+            return self._digit(scene)
         weights = [weight for weight, _ in self._kinds]
         return self.rng.choices([make for _, make in self._kinds], weights)[0](scene)
 
@@ -155,9 +158,17 @@ class Writer:
         past = []
         for _ in range(turns):
             event, speaker = self.event(scene), self.speaker(speakers)
-            heard = event.text if self.rng.random() < 0.8 else ""
-            past.append(Turn(text=heard, speaker=speaker, reply=scene.reply(event, speaker)))
+            past.append(self.turn(scene, event, speaker))
         return past
+
+    def ordered(self, scene: Scene, speakers: int) -> Turn:
+        """An order, whose count is asked for."""
+        return self.turn(scene, self._order(scene), self.speaker(speakers))
+
+    def turn(self, scene: Scene, event: Event, speaker: int | None) -> Turn:
+        """One earlier turn, the scene advanced past it."""
+        heard = event.text if self.rng.random() < 0.8 else ""
+        return Turn(text=heard, speaker=speaker, reply=scene.reply(event, speaker))
 
     def speaker(self, speakers: int) -> int | None:
         """One of the voices of a scene; with 0 voices nobody is told apart."""
