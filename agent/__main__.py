@@ -40,6 +40,7 @@ def serve(
 ) -> None:
     """Run the server until Ctrl-C; the shipped model and the defaults need no configuration."""
     logging.getLogger().setLevel(logging.INFO)
+    logging.getLogger("websockets").setLevel(logging.WARNING)  # it takes every health check for a failed handshake
     with _told_what_to_install("server"):
         from agent.config import load_config
 

@@ -74,13 +74,8 @@ def block_layout(
     if lengths is not None:
         # Padding past the end is never seen by real frames; padded rows see themselves, to stay finite.
         real = key[None, :] < lengths[:, None]
-        mask = mask & (real[:, None, None, :] | (distance_zero(query, key))[None, None])
+        mask = mask & (real[:, None, None, :] | (query[:, None] == key[None, :]))
     return Blocks(mask, key[None, :] - query[:, None])
-
-
-def distance_zero(query: Tensor, key: Tensor) -> Tensor:
-    """True where a frame meets itself, (frames, keys)."""
-    return query[:, None] == key[None, :]
 
 
 @dataclass(frozen=True)

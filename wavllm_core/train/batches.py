@@ -66,8 +66,7 @@ class ExampleMaker:
         self.corpus, self.template, self.augmentation = corpus, template, augmentation
         self.rng = random.Random(seed)
         self.noise_rng = np.random.default_rng(seed)
-        symbols = sorted({symbol for spelled in corpus.phonemes.values() for symbol in spelled})
-        self.symbol_ids = {symbol: i for i, symbol in enumerate(symbols, start=1)}
+        self.symbol_ids = corpus.symbol_ids
         speakers = sorted({clip.speaker for clip in corpus.clips if clip.split == "train" and clip.speaker})
         self.speaker_ids = {name: i for i, name in enumerate(speakers)}
         self.noises = corpus.where("train", "noise")

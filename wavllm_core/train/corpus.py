@@ -145,6 +145,12 @@ class Corpus:
         self.spans: list[tuple[int, int]] = table["spans"]  # where the speech is, in samples of the clip
         self.phonemes: dict[str, list[str]] = table["phonemes"]  # by transcript
 
+    @property
+    def symbol_ids(self) -> dict[str, int]:
+        """A number for each phoneme; 0 is left for the CTC blank."""
+        symbols = sorted({symbol for spelled in self.phonemes.values() for symbol in spelled})
+        return {symbol: i for i, symbol in enumerate(symbols, start=1)}
+
     def pcm(self, index: int) -> Pcm:
         """The samples of one clip."""
         return self.samples[self.offsets[index] : self.offsets[index + 1]]

@@ -62,8 +62,7 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
     model.load_state_dict({name: saved["model"][name] for name in model.state_dict()})
     head = saved["heads"]["phonemes.weight"], saved["heads"]["phonemes.bias"]
     corpus = Corpus(folder)
-    symbols = sorted({symbol for spelled in corpus.phonemes.values() for symbol in spelled})
-    symbol_ids = {symbol: i for i, symbol in enumerate(symbols, start=1)}
+    symbol_ids = corpus.symbol_ids
     table = json.loads((folder / "clips.json").read_text())
     found = 0
     for index in corpus.where("train", "s2i"):
