@@ -116,7 +116,7 @@ async def test_everything_a_turn_says_about_itself() -> None:
         latency = done["wavllm_latency"]
         assert latency["vad_wait_ms"] == 500
         rounding_ms = 0.2  # both figures have one decimal
-        assert 0 < latency["first_token_ms"] <= latency["total_ms"] - 500 + rounding_ms
+        assert 0 <= latency["first_token_ms"] <= latency["total_ms"] - 500 + rounding_ms
         assert len({event["event_id"] for event in client.seen}) == len(client.seen)
 
 
