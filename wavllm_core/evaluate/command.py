@@ -11,7 +11,7 @@ import torch
 from wavllm_core.checkpoint import NANO, load
 from wavllm_core.errors import InputError
 from wavllm_core.evaluate.report import markdown, write_json
-from wavllm_core.evaluate.tasks import Listener, collect, score
+from wavllm_core.evaluate.tasks import Listener, baselines, collect, score
 
 
 def evaluate(
@@ -29,7 +29,9 @@ def evaluate(
     answers = collect(Listener(load(folder)), pack, limit, progress)
     figures = score(answers)
     minutes = (time.monotonic() - started) / 60
-    page = markdown(figures, f"{folder.name} on {pack.name}, {minutes:.1f} minutes on {threads} threads")
+    page = markdown(
+        figures, baselines(answers), f"{folder.name} on {pack.name}, {minutes:.1f} minutes on {threads} threads"
+    )
     out.mkdir(parents=True, exist_ok=True)
     (out / "dev.md").write_text(page)
     write_json(figures, out / "dev.json")

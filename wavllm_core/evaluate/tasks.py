@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,23 @@ def score(answers: Answers) -> dict[str, object]:
     if answers.voices:
         figures["same speaker or not, EER %"], figures["threshold at the EER"] = voice_error(answers.voices)
     return figures
+
+
+def baselines(answers: Answers) -> dict[str, str]:
+    """What always giving the most frequent right answer would score, from the same clips."""
+    found = {"read sentences, WER %": "100 (no words)", "same speaker or not, EER %": "50 (chance)"}
+    said = answers.said
+    for name, wanted in {
+        "digits, transcribed": [clip.text for clip, _, _ in said.get("fsdd", [])],
+        "wake phrases, transcribed": [clip.text for clip, _, _ in said.get("wake", [])],
+        "digits answered from an order in the history": [wanted for wanted, _ in answers.counted],
+        "typed questions about the history": [wanted for wanted, _ in answers.questions],
+        "coffee orders, all slots right": [str(clip.order) for clip, _, _ in said.get("s2i", [])],
+    }.items():
+        if wanted:
+            most = Counter(wanted).most_common(1)[0][1]
+            found[name] = f"{100 * most / len(wanted):.1f} (the most frequent)"
+    return found
 
 
 def share(outcomes: Iterable[bool]) -> Share:
