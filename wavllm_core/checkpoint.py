@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from wavllm_core.config import WavLLMConfig
+from wavllm_core.config import RollingConfig
 from wavllm_core.errors import CheckpointError
 
 NANO = Path(__file__).parent / "nano"
@@ -24,8 +24,8 @@ TIED_HEAD = "llm.base_model.model.lm_head.weight"  # the embedding again
 class Checkpoint:
     """What the files hold."""
 
-    config: WavLLMConfig
-    tensors: dict[str, Tensor]  # by the names of `WavLLM.state_dict`, in float32
+    config: RollingConfig
+    tensors: dict[str, Tensor]  # by the names of `RollingWavLLM.state_dict`, in float32
     tokenizer: Tokenizer
     folder: Path
 
@@ -43,8 +43,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder / WEIGHTS}: does not fit its configuration: {'; '.join(wrong)}")
 
 
-def save(folder: Path, config: WavLLMConfig, tensors: Mapping[str, Tensor], tokenizer_file: Path) -> None:
-    """Write a checkpoint with weights in bfloat16; `tensors` is a state dict of `WavLLM`."""
+def save(folder: Path, config: RollingConfig, tensors: Mapping[str, Tensor], tokenizer_file: Path) -> None:
+    """Write a checkpoint with weights in bfloat16; `tensors` is a state dict of `RollingWavLLM`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(config.to_json())
     (folder / TOKENIZER).write_bytes(tokenizer_file.read_bytes())
@@ -58,7 +58,7 @@ def load(folder: Path) -> Checkpoint:
     for name in (CONFIG, TOKENIZER, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: no such file")
-    config = WavLLMConfig.from_json(folder / CONFIG)
+    config = RollingConfig.from_json(folder / CONFIG)
     try:
         tensors = load_file(str(folder / WEIGHTS))
     except (OSError, safetensors.SafetensorError) as error:

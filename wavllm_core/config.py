@@ -1,4 +1,4 @@
-"""Every width, rate and limit of a WavLLM, frozen. Knows how sizes follow from each other, builds nothing."""
+"""Every width, rate and limit of a rolling WavLLM, frozen. Knows how sizes follow from each other, builds nothing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class SpeakerConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class WavLLMConfig:
+class RollingConfig:
     """A whole model. `llama` holds keyword arguments of `transformers.LlamaConfig`."""
 
     semantic: SemanticConfig
@@ -136,7 +136,7 @@ class WavLLMConfig:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, path: Path) -> WavLLMConfig:
+    def from_json(cls, path: Path) -> RollingConfig:
         """Raises CheckpointError when the file is missing or names a key that does not exist."""
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())

@@ -1,4 +1,4 @@
-"""WavLLM whole, for training: the speech encoder and a causal language model with gated LoRA.
+"""The rolling WavLLM whole, for training: the speech encoder and a causal language model with gated LoRA.
 
 A server decodes with `engine/llama.py`, which does the same with the same weights.
 """
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from wavllm_core.config import WavLLMConfig
+from wavllm_core.config import RollingConfig
 from wavllm_core.gate import PromptGate
 from wavllm_core.lora import add_lora
 from wavllm_core.speech import SpeechEncoder
 
 
-class WavLLM(SpeechEncoder):
+class RollingWavLLM(SpeechEncoder):
     """The speech encoder, with the language model that its vectors are for."""
 
-    def __init__(self, config: WavLLMConfig) -> None:
+    def __init__(self, config: RollingConfig) -> None:
         super().__init__(config)
         llama = LlamaConfig(**config.llama)
         self.llm = add_lora(LlamaForCausalLM(llama), config.lora)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wavllm_core.acoustic import AcousticEncoder, AcousticState
 from wavllm_core.adapter import AdapterState, ModalityAdapter, PoolState, SpeakerHead
-from wavllm_core.config import WavLLMConfig
+from wavllm_core.config import RollingConfig
 from wavllm_core.features import LogMel, LogMelState
 from wavllm_core.semantic import SemanticEncoder, SemanticState
 
@@ -44,7 +44,7 @@ class SpeechState:
 class SpeechEncoder(nn.Module):
     """Audio to vectors of the language model; `init_state / step / flush` roll along, `encode` takes all at once."""
 
-    def __init__(self, config: WavLLMConfig) -> None:
+    def __init__(self, config: RollingConfig) -> None:
         super().__init__()
         self.config = config
         blocks = (config.block_frames, config.left_blocks)

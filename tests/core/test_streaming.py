@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.core.tiny import tiny_model
-from wavllm_core.model import WavLLM
+from wavllm_core.model import RollingWavLLM
 from wavllm_core.speech import Encoded, SpeechState
 
 MODEL = tiny_model()
@@ -23,7 +23,7 @@ def noise(samples: int, batch: int = 1, seed: int = 0) -> Tensor:
     return torch.randn(batch, samples, generator=torch.Generator().manual_seed(seed)) * 0.3
 
 
-def roll(model: WavLLM, chunks: list[Tensor]) -> tuple[SpeechState, list[Encoded]]:
+def roll(model: RollingWavLLM, chunks: list[Tensor]) -> tuple[SpeechState, list[Encoded]]:
     state, parts = model.init_state(chunks[0].shape[0]), []
     for chunk in chunks:
         state, encoded = model.step(state, chunk)

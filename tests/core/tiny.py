@@ -12,21 +12,21 @@ from wavllm_core.config import (
     AcousticConfig,
     AdapterConfig,
     LoraConfig,
+    RollingConfig,
     SemanticConfig,
     SpeakerConfig,
     TransformerConfig,
-    WavLLMConfig,
 )
-from wavllm_core.model import WavLLM
+from wavllm_core.model import RollingWavLLM
 from wavllm_core.train.tokenizer import train_tokenizer
 
 VOCAB = 300
 
 
-def tiny_config() -> WavLLMConfig:
+def tiny_config() -> RollingConfig:
     """The shape of nano at a fraction of its widths; a block is 160 ms."""
     transformer = TransformerConfig(dim=16, layers=2, heads=2, ffn_dim=24)
-    return WavLLMConfig(
+    return RollingConfig(
         semantic=SemanticConfig(transformer, mels=20, conv_strides=(2, 2), max_frames=800),
         semantic_adapter=AdapterConfig((16, 24), (2, 1), 8, 16),
         acoustic=AcousticConfig(
@@ -58,11 +58,11 @@ def tiny_config() -> WavLLMConfig:
 
 
 @cache
-def tiny_model() -> WavLLM:
+def tiny_model() -> RollingWavLLM:
     """Random weights, LoRA and positions included; the same in every test."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = WavLLM(tiny_config()).eval().requires_grad_(False)
+        model = RollingWavLLM(tiny_config()).eval().requires_grad_(False)
         for name, parameter in model.named_parameters():
             if "lora_B" in name or "_proj" in name:
                 torch.nn.init.normal_(parameter, std=0.3)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavllm_core.config import WavLLMConfig
+from wavllm_core.config import RollingConfig
 
 PREFIX = "llm.base_model.model.model."
 HEAD = "llm.base_model.model.lm_head.weight"
@@ -36,7 +36,7 @@ class LlamaShape:
     tied: bool
 
     @classmethod
-    def of(cls, config: WavLLMConfig) -> LlamaShape:
+    def of(cls, config: RollingConfig) -> LlamaShape:
         """Raises ValueError for grouped-query attention, which is not built yet."""
         llama = config.llama
         heads = llama["num_attention_heads"]

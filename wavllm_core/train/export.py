@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from wavllm_core.checkpoint import save
-from wavllm_core.config import WavLLMConfig
+from wavllm_core.config import RollingConfig
 from wavllm_core.errors import CheckpointError
 
 
@@ -16,4 +16,4 @@ def export(trained: Path, model_config: Path, tokenizer: Path, out: Path) -> Non
     for path in (trained, tokenizer):
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
-    save(out, WavLLMConfig.from_json(model_config), torch.load(trained, weights_only=True)["model"], tokenizer)
+    save(out, RollingConfig.from_json(model_config), torch.load(trained, weights_only=True)["model"], tokenizer)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from wavllm_core.acoustic import init_as_filterbank
 from wavllm_core.checkpoint import load_tokenizer
-from wavllm_core.config import WavLLMConfig
-from wavllm_core.model import WavLLM
+from wavllm_core.config import RollingConfig
+from wavllm_core.model import RollingWavLLM
 from wavllm_core.prompt import PromptTemplate
 from wavllm_core.train.batches import Augmentation, Batch, ExampleMaker, bucketed, prefetched
 from wavllm_core.train.corpus import Corpus
@@ -37,11 +37,11 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.group = Group.join()
-        config = WavLLMConfig.from_json(recipe.model)
+        config = RollingConfig.from_json(recipe.model)
         self.corpus = Corpus(recipe.corpus)
         template = PromptTemplate(load_tokenizer(recipe.tokenizer), config.system_prompt)
         self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, self.data_seed(0))
-        self.model = WavLLM(config)
+        self.model = RollingWavLLM(config)
         init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
         self.heads = Heads(self.model, len(self.maker.symbol_ids), len(self.maker.speaker_ids))
         self.start_from(recipe)

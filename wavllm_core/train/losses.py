@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavllm_core.lora import gated
-from wavllm_core.model import WavLLM
+from wavllm_core.model import RollingWavLLM
 from wavllm_core.speech import Encoded
 from wavllm_core.train.batches import IGNORED, Batch
 
@@ -19,7 +19,7 @@ WORD_LOGIT = 15.0  # of a vector that is a token's embedding, for that token
 class Heads(nn.Module):
     """Classifiers that only training needs."""
 
-    def __init__(self, model: WavLLM, phonemes: int, speakers: int) -> None:
+    def __init__(self, model: RollingWavLLM, phonemes: int, speakers: int) -> None:
         super().__init__()
         config = model.config
         self.phonemes = nn.Linear(config.semantic.transformer.dim, phonemes + 1)  # and the blank, 0
@@ -44,7 +44,7 @@ def ctc_loss(heads: Heads, encoded: Encoded, batch: Batch, frames_per_vector: in
     return (losses / batch.phoneme_lengths[rows]).mean()
 
 
-def word_loss(heads: Heads, model: WavLLM, encoded: Encoded, batch: Batch, blank_id: int) -> Tensor:
+def word_loss(heads: Heads, model: RollingWavLLM, encoded: Encoded, batch: Batch, blank_id: int) -> Tensor:
     """CTC of the transcript's tokens over the audio vectors, scored against the language model's embeddings.
 
     It draws the vectors towards the embeddings of the words that were said, where the language model, which
@@ -83,7 +83,7 @@ def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float = 0.
     return F.cross_entropy(30 * cosine.scatter(1, target[:, None], harder), target)
 
 
-def reply_loss(model: WavLLM, encoded: Encoded | None, batch: Batch, use_gate: bool) -> tuple[Tensor, Tensor]:
+def reply_loss(model: RollingWavLLM, encoded: Encoded | None, batch: Batch, use_gate: bool) -> tuple[Tensor, Tensor]:
     """Cross-entropy per target token, and the share of target tokens that are right."""
     inputs, wanted = sequences(model, encoded, batch)
     gate = gated(model.llm, model.gate_for(batch.instructions)) if use_gate else nullcontext()
@@ -95,7 +95,7 @@ def reply_loss(model: WavLLM, encoded: Encoded | None, batch: Batch, use_gate: b
     return F.cross_entropy(logits, wanted[at]), (logits.argmax(-1) == wanted[at]).float().mean()
 
 
-def sequences(model: WavLLM, encoded: Encoded | None, batch: Batch) -> tuple[Tensor, Tensor]:
+def sequences(model: RollingWavLLM, encoded: Encoded | None, batch: Batch) -> tuple[Tensor, Tensor]:
     """What the language model reads, (batch, positions, dim), and what it should say next, (batch, positions).
 
     All rows are picked from one table of vectors: a lookup and a gradient for the whole batch.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavllm_core.config import WavLLMConfig
+from wavllm_core.config import RollingConfig
 from wavllm_core.errors import InputError
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.speech import SpeechEncoder
@@ -58,7 +58,7 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
     (CTC) is taken. Returns how many were written.
     """
     saved = torch.load(checkpoint, weights_only=True)
-    model = SpeechEncoder(WavLLMConfig.from_json(model_config)).eval().requires_grad_(False)
+    model = SpeechEncoder(RollingConfig.from_json(model_config)).eval().requires_grad_(False)
     model.load_state_dict({name: saved["model"][name] for name in model.state_dict()})
     head = saved["heads"]["phonemes.weight"], saved["heads"]["phonemes.bias"]
     corpus = Corpus(folder)
