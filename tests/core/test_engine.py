@@ -105,13 +105,22 @@ async def test_a_cancelled_utterance_lets_go(engine: LiveEngine) -> None:
 async def test_old_turns_are_dropped_whole_when_the_context_is_full(engine: LiveEngine) -> None:
     old = [Exchange(text="what did i order", reply="three times a mocha")] * 60
     assert await words(engine.reply("", [*old, Exchange(text="one")], SHORT))
-    one_turn = len(engine.decoder.fit([old[0], Exchange(text="one")], "", 0).before)
-    last_turn = len(engine.decoder.fit([Exchange(text="one")], "", 0).before)
-    kept = len(engine.decoder.fit([*old, Exchange(text="one")], "", SHORT.max_tokens).before)
-    assert kept <= tiny_model().config.max_context - SHORT.max_tokens
-    assert (kept - last_turn) % (one_turn - last_turn) == 0
     with pytest.raises(InputError, match="this turn needs"):
         await words(engine.reply("", [Exchange(text="what did i order " * 60)], SHORT))
+
+
+async def test_past_turns_go_whole_and_several_at_a_time(engine: LiveEngine) -> None:
+    old = [Exchange(text=f"order number {i}", reply="three times a mocha") for i in range(40)]
+    context = tiny_model().config.max_context
+    starts = []
+    for count in range(1, len(old)):
+        plan = engine.decoder.plan([*old[:count], Exchange(text="one")], "", SHORT.max_tokens)
+        assert len(plan.keys) <= context - SHORT.max_tokens
+        kept = engine.decoder.recent(old[:count], own=20)
+        assert [turn.text for turn in kept] == [turn.text for turn in old[count - len(kept) : count]]
+        starts.append(count - len(kept))
+    assert starts == sorted(starts)
+    assert 1 < len(set(starts)) < starts[-1] / 2  # what follows a change is prefilled anew
 
 
 async def test_instructions_that_are_too_long_are_refused(engine: LiveEngine) -> None:

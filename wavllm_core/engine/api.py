@@ -23,6 +23,7 @@ class Heard:
     speech_embeds: Any  # opaque to the agent; the engine that made it reads it back
     speaker_vector: npt.NDArray[np.float32]  # (dim,), length 1: who spoke
     seconds: float  # of audio given to the encoders
+    vector_names: tuple[int, ...] = ()  # by which the engine knows the vectors again; none: it names them
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Sampling:
     max_tokens: int = 64
     temperature: float = 0.0  # 0: the most likely token always
     seed: int = 0
+    top_p: float = 1.0  # tokens are drawn from the likeliest that have this share together
+    stop: tuple[str, ...] = ()  # the reply ends before any of these
 
 
 class Utterance(Protocol):
