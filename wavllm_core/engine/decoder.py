@@ -93,7 +93,9 @@ class Decoder:
         last = history[-1]
         turn = Turn(last.text, spoken=last.heard is not None, speaker=last.speaker)
         embeds = last.heard.speech_embeds if last.heard else None
-        names = last.heard.vector_names or name_vectors(len(embeds)) if last.heard else []
+        names: Sequence[int] = ()
+        if last.heard:
+            names = last.heard.vector_names or name_vectors(len(last.heard.speech_embeds))
         alone = self.template.build([], turn, instruction)
         own = len(alone.before) + len(names) + len(alone.after)
         if own > self.config.max_context - max_tokens:
