@@ -8,7 +8,7 @@ Equals `SpeechEncoder.encode` to float precision, whoever else is in the step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
@@ -75,7 +75,7 @@ class RollingEncoders:
         self.capacity = 2 * self.kept_frames + config.block_frames
         semantic, acoustic = config.semantic.transformer, config.acoustic.transformer
         self._stores = [
-            speech.projection.weight.new_zeros(
+            speech.projection.weight.new_empty(
                 streams, part.layers, 2, part.heads, self.capacity, part.dim // part.heads
             )
             for part in (semantic, acoustic)
@@ -125,6 +125,7 @@ class RollingEncoders:
         config = self.config
         vectors = [-(-len(waveform) // config.vector_samples) for waveform in waveforms]
         padded = torch.stack([F.pad(x, (0, max(vectors) * config.vector_samples - len(x))) for x in waveforms])
+        padded = padded.to(self._position_weight)
         lengths = [count * config.frames_per_vector for count in vectors]
         for stream, length in zip(streams, lengths, strict=True):
             if stream.state.frames + length > self.speech.semantic.max_frames:
@@ -262,6 +263,5 @@ def _each(states: Sequence[Any], work: Any) -> Any:
         return work(states)
     if isinstance(first, tuple):
         return tuple(_each(column, work) for column in zip(*states, strict=True))
-    assert is_dataclass(first)
     parts = {part.name: _each([getattr(state, part.name) for state in states], work) for part in fields(first)}
-    return replace(first, **parts)
+    return type(first)(**parts)

@@ -168,6 +168,13 @@ class LiveLlama:
         shape, positions = self.shape, positions or self.max_positions
         return KeyValueStore(slots, shape.layers, shape.kv_heads, positions, shape.head_dim, self.device, self.dtype)
 
+    @property
+    def slot_bytes(self) -> int:
+        """What one slot of a store takes."""
+        shape = self.shape
+        numbers = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.max_positions
+        return numbers * self.embedding.element_size()
+
     def embed(self, token_ids: Sequence[int]) -> Tensor:
         """(tokens, dim)."""
         return self.embedding[torch.tensor(token_ids, device=self.device)]
