@@ -14,8 +14,10 @@ import torch
 from tests.core.tiny import tiny_checkpoint, tiny_model
 from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.core import EngineLimits
+from wavllm_core.engine.decoder import Decoder
 from wavllm_core.engine.live import LiveContext, LiveEngine
 from wavllm_core.errors import CapacityError, CoreError, InputError
+from wavllm_core.prompt import Turn
 
 SHORT = Sampling(max_tokens=12)
 SLOT_MIB = 1  # more than one slot of the tiny model takes
@@ -234,6 +236,21 @@ async def test_past_turns_go_whole_and_several_at_a_time(engine: LiveEngine) -> 
         starts.append(count - len(kept))
     assert starts == sorted(starts)
     assert 1 < len(set(starts)) < starts[-1] / 2  # what follows a change is prefilled anew
+
+
+@pytest.mark.parametrize("system_prompt", ["", "you are a barista"])
+def test_a_plan_is_the_prompt_of_the_template(tmp_path: Path, system_prompt: str) -> None:
+    checkpoint = tiny_checkpoint(tmp_path)
+    decoder = Decoder(replace(checkpoint, config=replace(checkpoint.config, system_prompt=system_prompt)))
+    past = [Exchange(text="  three ", speaker=2, reply=" a mocha"), Exchange(text="unanswered"), Exchange(reply="é ")]
+    turns = [Turn(old.text, speaker=old.speaker, reply=old.reply) for old in past]
+    heard = Heard(torch.zeros(2, 32), np.ones(8, np.float32), 0.2, (-1, -2))
+    for last in (Exchange(text=" typed"), Exchange(heard=heard, speaker=1)):
+        turn = Turn(last.text, spoken=last.heard is not None, speaker=last.speaker)
+        prompt = decoder.template.build(turns, turn, "be short")
+        names = [-1, -2] if last.heard else []
+        assert decoder.plan([*past, last], "be short", 9).keys == [*prompt.before, *names, *prompt.after]
+    assert decoder.plan_listening(past, "be short").keys == prompt.before
 
 
 async def test_instructions_that_are_too_long_are_refused(talk: LiveContext) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class Decoder:
         self.template = PromptTemplate(checkpoint.tokenizer, config.system_prompt)
         self.end_id = checkpoint.tokenizer.token_to_id(EOS)
         self.gates: dict[str, Tensor] = {}  # by instruction
-        self._past_tokens = lru_cache(maxsize=4096)(self._count_past)
+        self._past_ids = lru_cache(maxsize=4096)(self._encode_past)
 
     @torch.inference_mode()
     def gate(self, instruction: str) -> Tensor:
@@ -102,9 +103,8 @@ class Decoder:
             raise InputError(
                 f"this turn needs {own} tokens; at most {self.config.max_context - max_tokens} are possible"
             )
-        prompt = self.template.build(self.recent(history[:-1], own + max_tokens), turn, instruction)
-        keys = [*prompt.before, *names, *prompt.after]
-        return Plan(keys, instruction, len(prompt.before), embeds)
+        before = self._with_past(alone.before, self.recent(history[:-1], own + max_tokens))
+        return Plan([*before, *names, *alone.after], instruction, len(before), embeds)
 
     def plan_listening(self, history: Sequence[Exchange], instruction: str, vectors: int = 0) -> Plan:
         """What stands before the next spoken turn, `vectors` long so far; all of `history` is past.
@@ -115,7 +115,7 @@ class Decoder:
         turn = Turn(spoken=True)
         alone = self.template.build([], turn, instruction)
         own = len(alone.before) + vectors + len(alone.after)
-        before = self.template.build(self.recent(history, own), turn, instruction).before
+        before = self._with_past(alone.before, self.recent(history, own))
         return Plan(before, instruction, len(before))
 
     def recent(self, history: Sequence[Exchange], own: int) -> list[Turn]:
@@ -124,7 +124,7 @@ class Decoder:
         Depends on the turns alone, never on what happens to be in the store.
         """
         past = [Turn(old.text, speaker=old.speaker, reply=old.reply) for old in history if old.reply is not None]
-        lengths = [self._past_tokens(turn) for turn in past]
+        lengths = [len(self._past_ids(turn)) for turn in past]
         context = self.config.max_context
         excess = sum(lengths) + max(own, context // OPEN_TURN_SHARE) - context
         quantum = context // DROP_SHARE
@@ -135,9 +135,17 @@ class Decoder:
             first += 1
         return past[first:]
 
-    def _count_past(self, turn: Turn) -> int:
-        nothing = Turn()
-        return len(self.template.build([turn], nothing, "").before) - len(self.template.build([], nothing, "").before)
+    def _with_past(self, before: list[int], past: Sequence[Turn]) -> list[int]:
+        """What `template.build` puts before the audio; every past turn is tokenized only once."""
+        opening = len(self.template.encode(self.template.opening))
+        return [*before[:opening], *chain.from_iterable(self._past_ids(turn) for turn in past), *before[opening:]]
+
+    def _encode_past(self, turn: Turn) -> tuple[int, ...]:
+        """A turn's part of a prompt. It begins and ends with special tokens, so its neighbours do not matter."""
+        opening, nothing = len(self.template.encode(self.template.opening)), Turn()
+        rest = len(self.template.build([], nothing, "").before) - opening
+        ids = self.template.build([turn], nothing, "").before
+        return tuple(ids[opening : len(ids) - rest])
 
     def inputs(self, plan: Plan, start: int, end: int) -> Tensor:
         """What the model reads at these positions of a plan, (end - start, dim)."""
