@@ -1,4 +1,4 @@
-"""The reference model at tiny widths: its weights by the rule of tests/golden, as a checkpoint of the published form."""
+"""The reference model at tiny widths: weights by the rule of tests/golden, as a checkpoint of the published form."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from tests.core.published import CASES, HEADS, golden, write_checkpoint
 from wavllm_core.hf.convert import convert
-from wavllm_core.hf.model import IGNORED, WavLLMForConditionalGeneration
+from wavllm_core.hf.model import WavLLMForConditionalGeneration
 from wavllm_core.hf.processor import WavLLMFeatureExtractor
+from wavllm_core.hf.splice import IGNORED
 
 STAGE = {"rtol": 1e-5, "atol": 1e-5}
 LOGITS = {"rtol": 1e-4, "atol": 1e-4}
@@ -61,9 +62,7 @@ def outputs_of(**modules: nn.Module) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("case", CASES)
 def test_log_mel(case: str) -> None:
     expected = golden(case)
-    torch.testing.assert_close(
-        audio(expected)["input_features"][:, :, :400], expected["log_mel_frames_0_400"], **STAGE
-    )
+    torch.testing.assert_close(audio(expected)["input_features"][:, :, :400], expected["log_mel_frames_0_400"], **STAGE)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -137,8 +136,6 @@ def test_greedy_tokens(model: WavLLMForConditionalGeneration, case: str) -> None
     prefix, greedy = expected["prefix_tokens"], expected["greedy_tokens"].tolist()
     ids = inputs(expected, model, torch.cat([torch.tensor([[1]]), prefix], dim=1))
     wanted = greedy[prefix.shape[1] : -1]
-    given = model.generate(
-        ids, **instruction(expected), **audio(expected), max_new_tokens=len(wanted), do_sample=False
-    )
+    given = model.generate(ids, **instruction(expected), **audio(expected), max_new_tokens=len(wanted), do_sample=False)
     assert greedy[: prefix.shape[1]] == prefix[0].tolist()
     assert given[0].tolist() == wanted

@@ -5,7 +5,7 @@ Defaults are the published sizes. Knows which choices exist, builds nothing.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import AutoConfig, PreTrainedConfig, WavLMConfig, WhisperConfig
 
@@ -53,7 +53,11 @@ class WavLLMConfig(PreTrainedConfig):
     """
 
     model_type = "wavllm"
-    sub_configs = {"semantic_config": WhisperConfig, "acoustic_config": WavLMConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar = {
+        "semantic_config": WhisperConfig,
+        "acoustic_config": WavLMConfig,
+        "text_config": AutoConfig,
+    }
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class WavLLMConfig(PreTrainedConfig):
         # Stands in `input_ids` for the whole audio. Past the vocabulary, so that no text can hold it.
         self.audio_token_id = self.text_config.vocab_size if audio_token_id is None else audio_token_id
         kwargs.setdefault("tie_word_embeddings", False)  # of this wrapper; the language model has its own
+        kwargs.setdefault("attn_implementation", self.text_config._attn_implementation)
         super().__init__(**kwargs)
 
     @property

@@ -6,10 +6,9 @@ below one shard. Names: the release's on the left of `RENAMED`, ours on the righ
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +85,9 @@ def convert(source: Path, out: Path, heads: Heads | None = None, max_shard_bytes
     writer.finish()
     config.save_pretrained(out)
     # As the released decoder has it: greedy unless asked otherwise, an answer is never empty nor holds <unk>.
-    GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, min_new_tokens=1, suppress_tokens=[0]).save_pretrained(out)
+    GenerationConfig(
+        bos_token_id=1, eos_token_id=2, pad_token_id=0, min_new_tokens=1, suppress_tokens=[0]
+    ).save_pretrained(out)
     return config
 
 

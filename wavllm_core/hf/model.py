@@ -1,7 +1,7 @@
-"""WavLLM whole, in Hugging Face form: stock Whisper and WavLM encoders, adapters, a causal language model with gated LoRA.
+"""WavLLM whole, in Hugging Face form: stock encoders, adapters, a causal language model with gated LoRA.
 
 The exact counterpart of the rolling model (`wavllm_core/model.py`): whole utterances, any published part.
-`from_pretrained` and `save_pretrained` are transformers' own; `parts.py` puts a model together from others' checkpoints.
+`from_pretrained` and `save_pretrained` are transformers' own; `parts.py` builds a model from others' checkpoints.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from wavllm_core.config import AdapterConfig
 from wavllm_core.errors import CoreError, InputError
 from wavllm_core.gate import PromptGate
 from wavllm_core.hf.config import WavLLMConfig
+from wavllm_core.hf.splice import IGNORED, splice
 from wavllm_core.hf.wavlm import WavLM
 from wavllm_core.hf.whisper import WhisperEncoder
 from wavllm_core.lora import gate_views, gated, inject_lora, lora_layers, lora_off
 
-IGNORED = -100  # a label that the loss leaves out
 MAX_NEW_TOKENS = 512
 TRAINED = ("semantic_adapter.", "acoustic_adapter.", "layer_mix", "projection.", "gate.")
 
@@ -60,7 +60,9 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         dims = config.semantic_config.d_model, config.acoustic_config.hidden_size
         convs = config.semantic_conv_dims, config.acoustic_conv_dims
-        shapes = [AdapterConfig(tuple(conv), (2, 2), config.bottleneck_dim, config.adapter_dim) for conv in convs]
+        shapes = [
+            AdapterConfig((conv[0], conv[1]), (2, 2), config.bottleneck_dim, config.adapter_dim) for conv in convs
+        ]
         self.semantic = WhisperEncoder(config.semantic_config)
         self.semantic_adapter = ModalityAdapter(dims[0], shapes[0])
         self.acoustic = WavLM(config.acoustic_config)
@@ -71,7 +73,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         llm_dim = self.llm.get_input_embeddings().embedding_dim
         self.projection = nn.Linear(2 * config.adapter_dim, llm_dim)
         if config.use_gate:
-            self.gate = PromptGate(llm_dim, config.lora, self._views()[0])
+            self.gate = PromptGate(llm_dim, config.lora, self.gate_views()[0])
             if config.gate_init == "linear":
                 self.gate.fc_2.reset_parameters()
         for _, layer in lora_layers(self.llm):
@@ -229,7 +231,8 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         asked = [kwargs.get(name) or getattr(chosen, name) or 1 for name in ("num_beams", "num_return_sequences")]
         return max(asked)
 
-    def _views(self) -> tuple[int, dict[str, Tensor]]:
+    def gate_views(self) -> tuple[int, dict[str, Tensor]]:
+        """The width of the gate, and the channels that each projection takes; see `wavllm_core.lora.gate_views`."""
         text = self.config.text_config
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return gate_views(self.llm, head_dim if self.config.gate_order == "interleaved" else None)
@@ -239,7 +242,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if self.config.use_gate:
                 raise InputError("instruction_ids: this model has a gate, which reads the instruction")
             return nullcontext()
-        return gated(self.llm, gate, self._views()[1])
+        return gated(self.llm, gate, self.gate_views()[1])
 
     def _require_room(self, positions: int, wanted: int) -> int:
         most = self.config.text_config.max_position_embeddings
@@ -266,40 +269,23 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise InputError(f"{len(input_ids)} rows; the published profile masks no padding and takes one at a time")
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         here = (input_ids == self.config.audio_token_id) & real.bool()
-        with_audio = here.any(1)
-        speech, lengths = self._speech(audio, int(with_audio.sum()), int(here.sum(1).max()))
-        text = self.get_input_embeddings()(input_ids.masked_fill(input_ids == self.config.audio_token_id, 0))
-        rows, marks, heard = [], [], iter(range(len(lengths)))
-        for row in range(len(input_ids)):
-            kept = real[row].bool()
-            parts, mark = [text[row, kept]], [labels[row, kept]] if labels is not None else []
-            if with_audio[row]:
-                at, item = int(here[row, kept].nonzero()[0]), next(heard)
-                vectors = speech[item, : lengths[item]].to(text.dtype)
-                parts = [parts[0][:at], vectors, parts[0][at + 1 :]]
-                if mark:
-                    nothing = mark[0].new_full((len(vectors),), IGNORED)
-                    mark = [mark[0][:at], nothing, mark[0][at + 1 :]]
-            rows.append(torch.cat(parts))
-            marks += [torch.cat(mark)] if mark else []
-        side = "left" if left else "right"
-        pad = nn.utils.rnn.pad_sequence
-        ones = [torch.ones(len(row), dtype=torch.long, device=text.device) for row in rows]
-        spread = pad(marks, batch_first=True, padding_value=IGNORED, padding_side=side) if marks else None
-        mask = pad(ones, batch_first=True, padding_side=side)
-        return pad(rows, batch_first=True, padding_side=side), mask, spread
+        most = int(here.sum(1).max())
+        if most > 1:
+            raise InputError(f"{most} audio tokens in one row; one stands for the whole audio")
+        speech = self._speech(audio, int(here.sum()))
+        text = self.get_input_embeddings()(input_ids.masked_fill(here, 0))
+        return splice(text, real.bool(), here, speech, labels, left)
 
-    def _speech(self, audio: dict[str, Tensor], wanted: int, in_one_row: int) -> tuple[Tensor, Tensor]:
-        if in_one_row > 1:
-            raise InputError(f"{in_one_row} audio tokens in one row; one stands for the whole audio")
+    def _speech(self, audio: dict[str, Tensor], wanted: int) -> list[Tensor]:
+        """The vectors of each row that has audio, (vectors, dim)."""
         given = len(audio["samples"]) if audio else 0
         if given != wanted:
             raise InputError(f"audio of {given} rows for {wanted} audio tokens")
         if not wanted:
-            empty = torch.empty(0, device=self.device)
-            return empty, empty.long()
+            return []
         dtype = self.projection.weight.dtype
-        return self.encode(**{n: v.to(dtype) if v.is_floating_point() else v for n, v in audio.items()})
+        speech, lengths = self.encode(**{n: v.to(dtype) if v.is_floating_point() else v for n, v in audio.items()})
+        return [row[:length] for row, length in zip(speech, lengths.tolist(), strict=True)]
 
     def _loss(self, logits: Tensor, labels: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Cross-entropy over the targets; see `loss_normaliser`."""

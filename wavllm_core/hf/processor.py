@@ -6,7 +6,7 @@ Knows the published prompt template; knows no files (`wavllm_core.audio` reads t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, 
 
 from wavllm_core.errors import InputError
 from wavllm_core.hf.config import WINDOW_SECONDS, Profile, Windows
+from wavllm_core.hf.splice import IGNORED
 
-IGNORED = -100  # a label that the loss leaves out
 SYSTEM_PROMPT = (
     "As a helpful language and speech assistant, you are able to understand the speech content provided by the user, "
     "and assist the user with a variety of tasks using natural language."
@@ -32,7 +32,7 @@ class WavLLMFeatureExtractor(WhisperFeatureExtractor):
     normalize_waveform: to mean 0 and variance 1, for a WavLM whose preprocessor says so (large does, base does not)
     """
 
-    model_input_names = ["input_features", "segment_frames", "row_segments", "input_values", "samples"]
+    model_input_names: ClassVar = ["input_features", "segment_frames", "row_segments", "input_values", "samples"]
 
     def __init__(
         self,
@@ -103,20 +103,17 @@ class WavLLMProcessor(ProcessorMixin):
     profile: "published" puts `<s>` right after the audio at inference, as the released decoder does
     """
 
-    feature_extractor_class = "WavLLMFeatureExtractor"
-    tokenizer_class = "AutoTokenizer"
-
     def __init__(
         self,
         feature_extractor: WavLLMFeatureExtractor,
         tokenizer: PreTrainedTokenizerBase,
         profile: Profile = "corrected",
-        system_prompt: str = SYSTEM_PROMPT,
+        system_prompt: str | None = None,
         audio_token_id: int | None = None,
         max_instruction_tokens: int = 1024,
         **kwargs: Any,
     ) -> None:
-        self.profile, self.system_prompt = profile, system_prompt
+        self.profile, self.system_prompt = profile, SYSTEM_PROMPT if system_prompt is None else system_prompt
         self.audio_token_id = len(tokenizer) if audio_token_id is None else audio_token_id
         self.max_instruction_tokens = max_instruction_tokens
         super().__init__(feature_extractor, tokenizer, **kwargs)
@@ -161,7 +158,7 @@ class WavLLMProcessor(ProcessorMixin):
         return BatchFeature(data)
 
     def prompt(self, instruction: str, spoken: bool, learn: bool) -> list[int]:
-        """Token ids of a whole prompt, one id in place of the audio; `learn` when an answer is to follow in training."""
+        """Token ids of a whole prompt, one id in place of the audio; `learn`: a target will follow."""
         left = f"[INST]<<SYS>>\n{self.system_prompt}\n<</SYS>>\n\n"
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         if not spoken:
@@ -172,7 +169,7 @@ class WavLLMProcessor(ProcessorMixin):
         return [*bos, *self._ids(left + "<SPEECH>"), self.audio_token_id, *right]
 
     def instruction_ids(self, instruction: str) -> list[int]:
-        """What the gate reads: the instruction in double quotes, nothing else. Raises InputError when it is too long."""
+        """What the gate reads: the instruction in double quotes, nothing else. Raises InputError when too long."""
         ids = self._ids(f'"{instruction}"')
         if len(ids) > self.max_instruction_tokens:
             raise InputError(f"instruction: {len(ids)} tokens; at most {self.max_instruction_tokens} are possible")
