@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -76,7 +77,7 @@ def loaded(part: str, folder: Path, kind: Any) -> Any:
         raise CheckpointError(f"{part}: {folder}: no such folder")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{part}: {folder}: cannot be loaded: {error}") from error
 
 
