@@ -173,6 +173,66 @@ def export(
     export(trained, model, tokenizer, out)
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The published final.pt.")],
+    out: Annotated[Path, typer.Argument(help="Folder for config, weights and processor.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a Llama tokenizer; without it no processor.")
+    ] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Mask padding and keep the true first token, unlike the release.")
+    ] = False,
+    semantic_head_dim: Annotated[int, typer.Option(min=1, help="Channels of a Whisper head.")] = 64,
+    llm_head_dim: Annotated[int, typer.Option(min=1, help="Channels of a Llama head.")] = 128,
+    max_shard_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one file of weights.")] = 2048,
+) -> None:
+    """Bring the published WavLLM checkpoint into Hugging Face form."""
+    with _told_what_to_install("train"):
+        from wavllm_core.hf.convert import Heads, convert
+
+    heads = Heads(semantic_head_dim, llm_head_dim)
+    config = convert(source, out, heads, max_shard_mb << 20, "corrected" if corrected else "published", tokenizer)
+    if tokenizer is None:
+        print("No tokenizer was given: the model is whole, but `infer` and `export-lora` need one.", file=sys.stderr)
+    print(f"{out}: {config.profile} profile, {config.text_config.num_hidden_layers} layers of LLM")
+
+
+@app.command()
+def assemble(
+    semantic: Annotated[Path, typer.Argument(help="Folder of a Whisper.")],
+    acoustic: Annotated[Path, typer.Argument(help="Folder of a WavLM.")],
+    llm: Annotated[Path, typer.Argument(help="Folder of a Llama- or Qwen-like language model with its tokenizer.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model, its adapters untrained.")],
+) -> None:
+    """Build an untrained WavLLM from other people's checkpoints on disk."""
+    with _told_what_to_install("train"):
+        from wavllm_core.hf.parts import from_parts
+
+    model, processor = from_parts(semantic, acoustic, llm)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    print(f"{out}: {model.num_parameters():,} parameters, {trained:,} of them to be trained")
+
+
+@app.command()
+def export_lora(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model in Hugging Face form.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the adapter.")],
+    instruction: Annotated[str, typer.Option(help="The one instruction that the adapter is for.")],
+) -> None:
+    """Fold the gate of one instruction into a plain peft adapter, for engines that serve those."""
+    with _told_what_to_install("train"):
+        from wavllm_core.hf.adapters import export_lora
+        from wavllm_core.hf.answer import PublishedAnswerer
+
+    answerer = PublishedAnswerer(folder)
+    gate = export_lora(answerer.model, answerer.processor.instruction_ids(instruction), out)
+    spread = f"{gate.mean():.2f} on average, {gate.min():.2f} to {gate.max():.2f}"
+    print(f"{out}: adapter for {instruction!r}; the gate is {spread}")
+
+
 @app.command("eval")
 def evaluate(
     pack: Annotated[Path, typer.Argument(help="Tar file with a manifest.csv; its dev split is used.")],

@@ -139,3 +139,15 @@ def test_greedy_tokens(model: WavLLMForConditionalGeneration, case: str) -> None
     given = model.generate(ids, **instruction(expected), **audio(expected), max_new_tokens=len(wanted), do_sample=False)
     assert greedy[: prefix.shape[1]] == prefix[0].tolist()
     assert given[0].tolist() == wanted
+
+
+@torch.no_grad()
+def test_long_audio_is_cut_as_published(model: WavLLMForConditionalGeneration) -> None:
+    """Every 30 s window gives 375 vectors, the last one too; the WavLM side's length, 441 here, ends them."""
+    waveform = torch.randn(564_320, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
+    given = dict(WavLLMFeatureExtractor()([waveform], 16_000))
+    with outputs_of(what=model.semantic_adapter, how=model.acoustic_adapter) as seen:
+        speech, lengths = model.encode(**given)
+    assert seen["what"].shape[:2] == (2, 375)
+    assert seen["how"].shape[1] == speech.shape[1] == 441
+    assert lengths.tolist() == [441]

@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from wavllm_core.errors import CheckpointError
-from wavllm_core.hf.config import WavLLMConfig
+from wavllm_core.hf.config import Profile, WavLLMConfig
 from wavllm_core.hf.model import WavLLMForConditionalGeneration
+from wavllm_core.hf.parts import processor_of
 from wavllm_core.hf.shards import ShardWriter
 from wavllm_core.lora import halves_from_pairs
 
@@ -64,17 +65,25 @@ class Heads:
     llm: int = 128
 
 
-def convert(source: Path, out: Path, heads: Heads | None = None, max_shard_bytes: int = 2 << 30) -> WavLLMConfig:
-    """Write `config.json`, `generation_config.json` and sharded safetensors to `out`; returns the configuration.
+def convert(
+    source: Path,
+    out: Path,
+    heads: Heads | None = None,
+    max_shard_bytes: int = 2 << 30,
+    profile: Profile = "published",
+    tokenizer: Path | None = None,
+) -> WavLLMConfig:
+    """Write configuration, sharded safetensors and, given a tokenizer, the processor to `out`.
 
-    Raises CheckpointError for a file that is damaged, needs unpickling of code, or does not fit, in the last case
-    listing every missing, unexpected, mis-shaped and not finite tensor. Nothing is written then.
+    Returns the configuration. Raises CheckpointError for a file that is damaged, needs unpickling of code, or does
+    not fit, in the last case listing every missing, unexpected and mis-shaped tensor, before anything is written.
     """
     checkpoint = PublishedCheckpoint(source, max_shard_bytes // 4)
-    config = derive_config(checkpoint, heads or Heads())
+    config = derive_config(checkpoint, heads or Heads(), profile)
     with torch.device("meta"):
         wanted = {n: tuple(p.shape) for n, p in WavLLMForConditionalGeneration(config).state_dict().items()}
     moves = plan(checkpoint, wanted, config)
+    processor = processor_of(config, tokenizer) if tokenizer else None
     writer = ShardWriter(out, max_shard_bytes, [(name, wanted[name], move.dtype) for name, move in moves.items()])
     for name, move in moves.items():
         tensor = move.change(checkpoint.tensor(move.source))
@@ -84,6 +93,8 @@ def convert(source: Path, out: Path, heads: Heads | None = None, max_shard_bytes
         writer.write(name, tensor)
     writer.finish()
     config.save_pretrained(out)
+    if processor:
+        processor.save_pretrained(out)
     # As the released decoder has it: greedy unless asked otherwise, an answer is never empty nor holds <unk>.
     GenerationConfig(
         bos_token_id=1, eos_token_id=2, pad_token_id=0, min_new_tokens=1, suppress_tokens=[0]
@@ -134,7 +145,7 @@ class PublishedCheckpoint:
         return model
 
 
-def derive_config(checkpoint: PublishedCheckpoint, heads: Heads) -> WavLLMConfig:
+def derive_config(checkpoint: PublishedCheckpoint, heads: Heads, profile: Profile) -> WavLLMConfig:
     """Every size from the tensors. Raises CheckpointError where a width cannot be split into heads."""
     shape = checkpoint.shape
     whisper, wavlm = "audio_encoder.model.", "wavlm_encoder.model."
@@ -170,7 +181,7 @@ def derive_config(checkpoint: PublishedCheckpoint, heads: Heads) -> WavLLMConfig
             "eos_token_id": 2,
             "pad_token_id": 0,
         },
-        profile="published",
+        profile=profile,
         semantic_conv_dims=_conv_dims(checkpoint, "audio_encoder."),
         acoustic_conv_dims=_conv_dims(checkpoint, "wavlm_encoder."),
         bottleneck_dim=shape("audio_encoder.adapter.down_layer.weight")[0],
