@@ -63,6 +63,7 @@ def test_a_row_of_text_has_no_speech_marks(tmp_path: Path) -> None:
         (30.0, "padded", [3000], (1, 80, 3000)),
         (61.5, "padded", [3000, 3000, 150], (3, 80, 3000)),
         (61.5, "unpadded", [3000, 3000, 150], (3, 80, 3000)),
+        (30.0001, "unpadded", [3000, 1], (2, 80, 3000)),
     ],
 )
 def test_windows(seconds: float, windows: Any, frames: list[int], shape: tuple[int, ...]) -> None:

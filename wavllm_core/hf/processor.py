@@ -16,6 +16,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin, 
 
 from wavllm_core.errors import InputError
 from wavllm_core.hf.config import WINDOW_SECONDS, Profile, Windows
+from wavllm_core.hf.log_mel import frames_of, log_mel
 from wavllm_core.hf.splice import IGNORED
 
 SYSTEM_PROMPT = (
@@ -55,7 +56,7 @@ class WavLLMFeatureExtractor(WhisperFeatureExtractor):
         window = WINDOW_SECONDS * self.sampling_rate
         cut = [[wave[at : at + window] for at in range(0, len(wave), window)] for wave in waves]
         mels = [self._log_mel(segment) for segments in cut for segment in segments]
-        frames = [-(-len(segment) // self.hop_length) for segments in cut for segment in segments]
+        frames = [frames_of(len(segment)) for segments in cut for segment in segments]
         samples = torch.tensor([len(wave) for wave in waves])
         features = {
             "input_features": _padded([mel.T for mel in mels]).transpose(1, 2),
@@ -82,14 +83,10 @@ class WavLLMFeatureExtractor(WhisperFeatureExtractor):
         return wave
 
     def _log_mel(self, segment: Waveform) -> Tensor:
-        """(mels, frames) of one window, in double precision as the release computed it."""
-        whole = WINDOW_SECONDS * self.sampling_rate if self.windows == "padded" else self.hop_length
-        wave = torch.from_numpy(np.pad(segment, (0, -len(segment) % whole))).double()
-        window = torch.hann_window(self.n_fft, dtype=torch.float64)
-        spectrum = torch.stft(wave, self.n_fft, self.hop_length, window=window, return_complex=True)[:, :-1]
-        power = torch.from_numpy(self.mel_filters).double().T @ spectrum.abs().square()
-        log_mel = power.clamp(min=1e-10).log10()
-        return ((log_mel.clamp(min=log_mel.max() - 8) + 4) / 4).float()
+        """(mels, frames) of one window."""
+        if self.windows == "padded":
+            segment = np.pad(segment, (0, WINDOW_SECONDS * self.sampling_rate - len(segment)))
+        return log_mel(torch.from_numpy(segment), torch.from_numpy(self.mel_filters))
 
     def _for_wavlm(self, wave: Waveform) -> Waveform:
         if not self.normalize_waveform:
