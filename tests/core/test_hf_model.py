@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoPr
 
 import wavllm_core.hf  # registers the Auto classes
 from tests.core.tiny_hf import VOCAB, noise, tiny_config, tiny_processor, tiny_wavllm
-from wavllm_core.errors import CoreError, InputError
-from wavllm_core.gate import gate_statistics
+from wavllm_core.errors import CheckpointError, CoreError, InputError
+from wavllm_core.gate import PromptGate, gate_statistics
 from wavllm_core.hf.config import WavLLMConfig
 from wavllm_core.hf.model import WavLLMForConditionalGeneration
 from wavllm_core.lora import lora_layers
@@ -204,6 +204,34 @@ def test_save_and_load_through_the_auto_classes(tmp_path: Path) -> None:
     wanted = processor(text="say it", audio=CLIPS[0], sampling_rate=16_000)
     made = again(text="say it", audio=CLIPS[0], sampling_rate=16_000)
     assert all(torch.equal(made[name], value) for name, value in wanted.items())
+
+
+def test_a_folder_that_does_not_fit_its_configuration_is_refused(tmp_path: Path) -> None:
+    tiny_wavllm(use_gate=False).save_pretrained(tmp_path)
+    for before, after, message in (
+        ('"use_gate": false', '"use_gate": true', r"missing gate\.attention\.bias; missing gate\.attention\.weight"),
+        ('"bottleneck_dim": 20', '"bottleneck_dim": 24', r"mis-shaped .*adapter\.down_layer"),
+        ('"encoder_layers": 2', '"encoder_layers": 1', r"unexpected semantic\.layers\.1\."),
+    ):
+        text = (tmp_path / "config.json").read_text()
+        assert before in text
+        (tmp_path / "config.json").write_text(text.replace(before, after))
+        with pytest.raises(CheckpointError, match=message):
+            WavLLMForConditionalGeneration.from_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text(text)
+
+
+def test_the_second_stage_adds_a_gate_to_the_first(tmp_path: Path) -> None:
+    model = tiny_wavllm(use_gate=False)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        model.add_gate()
+        assert isinstance(model.gate, PromptGate)
+        gate = model.gate_for(ids, torch.ones_like(ids))
+        assert gate is not None and 0.5 < gate.mean() < 1.5
+        ones = torch.ones_like(gate) * model.config.lora_alpha / model.config.lora_rank
+        torch.testing.assert_close(model(ids, gate=ones).logits, before, **LOGITS)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

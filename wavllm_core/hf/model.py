@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from wavllm_core.adapter import ModalityAdapter
 from wavllm_core.config import AdapterConfig
-from wavllm_core.errors import CoreError, InputError
+from wavllm_core.errors import CheckpointError, CoreError, InputError
 from wavllm_core.gate import PromptGate
 from wavllm_core.hf.config import WavLLMConfig
 from wavllm_core.hf.splice import IGNORED, splice
@@ -73,9 +73,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         llm_dim = self.llm.get_input_embeddings().embedding_dim
         self.projection = nn.Linear(2 * config.adapter_dim, llm_dim)
         if config.use_gate:
-            self.gate = PromptGate(llm_dim, config.lora, self.gate_views()[0])
-            if config.gate_init == "linear":
-                self.gate.fc_2.reset_parameters()
+            self.add_gate()
         for _, layer in lora_layers(self.llm):
             for module in (*layer.lora_A.modules(), *layer.lora_B.modules()):
                 module._is_hf_initialized = True  # peft's start, which the language model's own would overwrite
@@ -84,13 +82,29 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' own, with the parts frozen that WavLLM does not train."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
-        return loaded
+        """As transformers' own, with the parts frozen that WavLLM does not train.
+
+        Raises CheckpointError that lists what is missing, unexpected or mis-shaped: nothing is made up.
+        """
+        asked = kwargs.pop("output_loading_info", False)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to be refused below
+        model, info = super().from_pretrained(*args, **kwargs)
+        found = (("missing", "missing_keys"), ("unexpected", "unexpected_keys"), ("mis-shaped", "mismatched_keys"))
+        if wrong := [f"{kind} {name}" for kind, key in found for name in sorted(map(str, info[key]))]:
+            raise CheckpointError(f"{args[0] if args else ''}: does not fit its configuration: {'; '.join(wrong)}")
+        model.freeze()
+        return (model, info) if asked else model
+
+    def add_gate(self) -> None:
+        """Give a model of the first stage a gate, untrained and as `gate_init` says: the second stage begins."""
+        self.config.use_gate = True
+        weight = self.projection.weight
+        self.gate = PromptGate(weight.shape[0], self.config.lora, self.gate_views()[0]).to(weight)
+        if self.config.gate_init == "linear":
+            self.gate.fc_2.reset_parameters()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every part draws its weights itself."""
+        """Every part draws its weights itself, and `from_pretrained` refuses to be without any."""
 
     def freeze(self) -> None:
         """Train what WavLLM trains: adapters, projections, layer weights, gate and LoRA; encoders and LLM stay."""
