@@ -70,7 +70,7 @@ def test_bytes_beyond_a_zip_are_named(tmp_path: Path) -> None:
     size = path.stat().st_size
     with pytest.raises(InputError, match=f"bytes up to {size + 1} of a file that has {size}"):
         read_audio(f"{path}:{size + 1 - length}:{length}")
-    with pytest.raises(InputError, match="cannot|decoded"):
+    with pytest.raises(InputError, match="decoded"):
         read_audio(f"{path}:{offset + 1}:{length - 1}")
 
 
