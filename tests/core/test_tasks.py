@@ -57,7 +57,8 @@ def test_a_small_letter_is_read_where_it_cannot_be_an_article(style: str) -> Non
     [
         "", "   ", "A man is speaking about the weather", "The answer is a mystery", "He has a plan", "At 5 A.M. sharp",
         "A or B", "A and B are both possible", "A. At home; B. At work; C. At school",
-        "The answer is A. The answer is B.", "E", "I don't know", "Because", "Could be anything", "the USA", "DC", "Not A.", "He said it's cold",
+        "The answer is A. The answer is B.", "E", "I don't know",
+        "Because", "Could be anything", "the USA", "DC", "Not A.", "He said it's cold",
     ],
 )  # fmt: skip
 def test_no_letter_is_made_up(answer: str) -> None:
