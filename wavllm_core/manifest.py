@@ -18,12 +18,6 @@ from wavllm_core.tasks import find_task, task_of_split
 
 COLUMNS = ("id", "audio", "prompt", "tgt_text", "with_speech")  # needed; `n_frames` of published lists is not read
 SPEECH = {"True": True, "False": False}
-_KEPT = {
-    "id": "id",
-    "prompt": "prompt",
-    "target": "tgt_text",
-    "task": "task",
-}  # of a bad row, so that it can be counted
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ def read_manifest(path: Path, audio_root: Path | None = None, task: str = "") ->
     Raises InputError for a file that is missing, not UTF-8 or empty, a column that is missing, an unknown task.
     """
     fallback = find_task(task).name if task else task_of_split(path.stem)
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = csv.DictReader(io.StringIO(read_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         header = list(reader.fieldnames or ())
     except csv.Error as error:
@@ -74,8 +68,8 @@ def _rows(reader: csv.DictReader[str], audio_root: Path, fallback: str) -> Itera
             return
         except (InputError, csv.Error) as error:  # csv.Error: a field beyond the reader's 128 KiB
             line = reader.reader.line_num
-            known = {name: fields.get(column) or "" for name, column in _KEPT.items()}
-            yield Row(line, **known | {"task": known["task"] or fallback}, problem=f"line {line}: {error}")
+            name, prompt, target, task = (fields.get(key) or "" for key in ("id", "prompt", "tgt_text", "task"))
+            yield Row(line, name, prompt, target, task or fallback, problem=f"line {line}: {error}")
 
 
 def read_text(path: Path) -> str:
