@@ -44,6 +44,17 @@ def infer(rows: Iterable[Row], answerer: Answerer) -> Iterator[Answer]:
         yield Answer(row.id, row.task, row.prompt, row.target, said, problem)
 
 
+def answer_rows(rows: Iterable[Row], answerer: Answerer, out: Path, progress: Callable[[Answer], None]) -> list[Answer]:
+    """All answers, each written to `out` and told as soon as it is there; see `open_answers`."""
+    answers = []
+    with open_answers(out) as write:
+        for answer in infer(rows, answerer):
+            write(answer)
+            progress(answer)
+            answers.append(answer)
+    return answers
+
+
 @contextmanager
 def open_answers(path: Path) -> Iterator[Callable[[Answer], None]]:
     """A function that writes one answer more, at once: JSON lines, or a TSV where the name ends in .tsv.
