@@ -185,15 +185,16 @@ def infer(
 ) -> None:
     """Answer a list row by row; rows that cannot be answered are named, and make the exit status 1."""
     with _told_what_to_install("train"):
+        from wavllm_core.manifest import read_manifest
+
+        rows = read_manifest(manifest, audio_root, task)  # before the model, which takes seconds to import
         import torch
 
         from wavllm_core.evaluate.answerer import load_answerer
         from wavllm_core.evaluate.answers import Answer, answer_rows
-        from wavllm_core.manifest import read_manifest
     from rich.progress import Progress
 
     torch.set_num_threads(threads)
-    rows = read_manifest(manifest, audio_root, task)
     answerer = load_answerer(model)
     with Progress(console=_console()) as bar:
         answering = bar.add_task("answering", total=len(rows))

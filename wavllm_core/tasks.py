@@ -106,6 +106,7 @@ _ANNOUNCED = (  # the surest first
     re.compile(r"(?<![\w'])\(?([A-D])\)? is (?:the )?(?:correct|right|best|answer)"),
     re.compile(rf"(?i:\b(?:option|choice){_IS}){_LETTER}"),
 )
+_INTRODUCED = re.compile(r"^.*\banswer(?: is)?\s*:?\s+", re.IGNORECASE | re.DOTALL)
 _ALONE = re.compile(r"""["'(\[]*([A-Da-d])[)\]"'.:;,!]*""")
 _BARE = re.compile(r"(?<![\w'.])(?:([B-D])(?![\w']|\.\w)|(A)(?![\w']|\.\w|\s+(?!(?:and|or|because|since|as|is)\b)\w))")
 
@@ -141,15 +142,13 @@ def read_letter(answer: str, options: Mapping[str, str] | None = None) -> str | 
     text = re.sub(r"\*\*|__", "", plain(answer))
     if alone := _ALONE.fullmatch(text):
         return _only([alone[1]], options)
-    said = words(text)
+    said = words(_INTRODUCED.sub("", text))
     if equal := [letter for letter, option in options.items() if said and words(option) == said]:
         return _only(equal, options)
     affirmed = _DENIED.sub(" ", text)
     for pattern in (*_ANNOUNCED, _LABEL, _LOWER_LABEL):
         if found := list(pattern.finditer(affirmed)):
             return _only(map(_last_group, found), options)
-    if inside := [letter for letter, option in options.items() if option and f" {words(option)} " in f" {said} "]:
-        return _only(inside, options)
     return _only(map(_last_group, _BARE.finditer(affirmed)), options)
 
 

@@ -98,7 +98,7 @@ def read_answers(path: Path) -> list[Answer]:
     answers = [
         _parse(f"{path}: line {number}", line.rstrip("\r"), header)
         for number, line in enumerate(lines, start=first)
-        if line.strip()
+        if line.strip(" \r")  # a row of empty cells has its tabs
     ]
     if not answers:
         raise InputError(f"{path}: holds no answers")
