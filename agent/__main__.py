@@ -184,6 +184,8 @@ def infer(
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Answer a list row by row; rows that cannot be answered are named, and make the exit status 1."""
+    if out.resolve() == manifest.resolve():
+        raise typer.BadParameter("the manifest would be written over", param_hint="--out")
     with _told_what_to_install("train"):
         from wavllm_core.manifest import read_manifest
 
@@ -229,11 +231,11 @@ def evaluate(
         from wavllm_core.evaluate.command import evaluate, evaluate_list, is_pack
     from rich.status import Status
 
-    torch.set_num_threads(threads)
     with Status("listening") as status:
         if is_pack(source):
             page = evaluate(source, checkpoint, out, limit, threads, status.update)
         else:
+            torch.set_num_threads(threads)
             page = evaluate_list(source, checkpoint, audio_root, task, limit, out, status.update)
     print(page)
 

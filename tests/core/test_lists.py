@@ -244,7 +244,7 @@ def test_answers_come_back(tmp_path_factory: pytest.TempPathFactory, texts: list
         ("a.jsonl", b'{"id": "1", "target": "t", "answer": "a", "score": "high"}\n', "score: 'high' is no number"),
         ("a.jsonl", b'{"id": "1", "target": "t", "answer": "a", "score": NaN}\n', "score: nan is no number"),
         ("a.jsonl", b"\xff\n", "not UTF-8: byte 0xff at 0"),
-        ("a.tsv", b"id\ttarget\tanswer\n1\t2\n", "line 2: "),
+        ("a.tsv", b"id\ttarget\tanswer\n1\t2\n", "line 2: 2 fields, the header has 3"),
         ("a.tsv", b"id\tanswer\n1\t2\n", "line 2: target: missing"),
         ("a.tsv", b"id\ttarget\tanswer\n", "holds no answers"),
     ],
@@ -275,6 +275,8 @@ def test_the_shipped_model_answers_a_list_and_is_scored(tmp_path: Path) -> None:
     assert (three.answer, computer.answer, three.prompt) == ("three", "computer", TASKS["asr"].prompt)
     assert typed.answer and not typed.problem
     assert long.problem == "line 5: 30.1 s of audio; more than 0 and at most 30 s are possible"
+    assert CliRunner().invoke(app, ["infer", str(manifest), "--out", str(manifest)]).exit_code == 2
+    assert len(read_manifest(manifest)) == 4  # it was not written over
     done = CliRunner().invoke(app, ["eval", str(out), "--out", str(tmp_path / "eval"), "--threads", "1"])
     assert done.exit_code == 0 and "asr, WER" in done.stdout and "counted as wrong: 1" in done.stdout
 
