@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 from peft import PeftConfig
+from transformers import GenerationConfig
 from typer.testing import CliRunner, Result
 
 from agent.__main__ import app
 from tests.core.published import write_checkpoint
-from tests.core.tiny_hf import write_parts
+from tests.core.tiny_hf import noise, write_parts
 from wavllm_core.errors import CheckpointError
 from wavllm_core.hf.model import WavLLMForConditionalGeneration
 
@@ -46,10 +48,29 @@ def test_convert_refuses_a_tokenizer_of_another_vocabulary(tmp_path: Path) -> No
         wavllm("convert", tmp_path / "final.pt", tmp_path / "out", *heads, "--tokenizer", tokenizer)
 
 
-def test_assemble_and_export_lora(tmp_path: Path) -> None:
+LIST = """id\taudio\tprompt\ttgt_text\twith_speech
+one\tone.wav\tbe short\tthree\tTrue
+typed\t-\twhat did i order\tthree\tFalse
+long\tlong.wav\tbe short\tthree\tTrue
+"""
+
+
+def test_assemble_infer_and_export_lora(tmp_path: Path) -> None:
     parts = write_parts(tmp_path)
     done = wavllm("assemble", *parts, tmp_path / "model")
     assert done.exit_code == 0 and "of them to be trained" in done.stdout
+    soundfile.write(tmp_path / "one.wav", noise(0.5), 16_000)
+    soundfile.write(tmp_path / "long.wav", noise(200.0)[::4], 4_000)
+    (tmp_path / "list.tsv").write_text(LIST)
+    GenerationConfig(max_new_tokens=4).save_pretrained(tmp_path / "model")
+    done = wavllm(
+        "infer", tmp_path / "list.tsv", "--model", tmp_path / "model", "--audio-root", tmp_path, "--task", "asr",
+        "--out", tmp_path / "answers.jsonl",
+    )  # fmt: skip
+    assert done.exit_code == 1 and "2 of 3 rows answered, 1 failed" in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [bool(row["problem"]) for row in rows] == [False, False, True]
+    assert "200.0 s; at most 120 s are possible" in rows[2]["problem"]
     done = wavllm("export-lora", tmp_path / "model", tmp_path / "lora", "--instruction", "be short")
     assert done.exit_code == 0 and "adapter for 'be short'" in done.stdout
     assert PeftConfig.from_pretrained(str(tmp_path / "lora")).r == 32

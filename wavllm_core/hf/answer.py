@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from wavllm_core.audio import SAMPLE_RATE, Waveform
 from wavllm_core.errors import CheckpointError
 from wavllm_core.hf.model import WavLLMForConditionalGeneration
 from wavllm_core.hf.parts import loaded
 from wavllm_core.hf.processor import WavLLMProcessor
 
-SAMPLE_RATE = 16_000
-
 
 class PublishedAnswerer:
-    """A converted or trained WavLLM that answers greedily; see `evaluate.infer.Answerer`."""
+    """A converted or trained WavLLM that answers greedily; see `evaluate.answerer.Answerer`."""
 
     def __init__(self, folder: Path, max_new_tokens: int | None = None) -> None:
         """Raises CheckpointError for a folder without a model or processor, or with weights that are no numbers."""
@@ -30,7 +27,7 @@ class PublishedAnswerer:
             if not parameter.isfinite().all():
                 raise CheckpointError(f"{folder}: {name}: not finite")
 
-    def answer(self, waveform: NDArray[np.float32] | None, instruction: str) -> str:
+    def answer(self, waveform: Waveform | None, instruction: str) -> str:
         """The whole answer. Raises InputError for audio or text outside of the model's limits."""
         inputs = self.processor(text=instruction, audio=waveform, sampling_rate=SAMPLE_RATE)
         inputs = inputs.to(self.model.device)

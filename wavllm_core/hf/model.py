@@ -233,6 +233,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             gate = self.gate_for(instruction_ids, instruction_mask)
         if gate is not None:
             gate = gate.repeat_interleave(self._rows_per_input(kwargs), dim=0)
+        max_new_tokens = max_new_tokens or self.generation_config.max_new_tokens
         room = self._require_room(mask.shape[1], max_new_tokens or 1)
         if "generation_config" not in kwargs:
             kwargs = {**self.generation_config.to_diff_dict(), **kwargs}
