@@ -21,6 +21,7 @@ from rich.console import Console
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
 URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
+ANSWERS: Final = Path("runs/infer/answers.jsonl")
 Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
 
 app = typer.Typer(
@@ -182,21 +183,129 @@ def export(
     export(trained, model, tokenizer, out)
 
 
-@app.command("eval")
-def evaluate(
-    pack: Annotated[Path, typer.Argument(help="Tar file with a manifest.csv; its dev split is used.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder of a checkpoint, else the shipped one.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and all answers.")] = Path("runs/eval"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Clips of each source, at most.")] = None,
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The published final.pt.")],
+    out: Annotated[Path, typer.Argument(help="Folder for config, weights and processor.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of a Llama tokenizer; without it no processor.")
+    ] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Mask padding and keep the true first token, unlike the release.")
+    ] = False,
+    semantic_head_dim: Annotated[int, typer.Option(min=1, help="Channels of a Whisper head.")] = 64,
+    llm_head_dim: Annotated[int, typer.Option(min=1, help="Channels of a Llama head.")] = 128,
+    max_shard_mb: Annotated[int, typer.Option(min=1, help="Megabytes of one file of weights.")] = 2048,
+) -> None:
+    """Bring the published WavLLM checkpoint into Hugging Face form."""
+    with _told_what_to_install("train"):
+        from wavllm_core.hf.convert import Heads, convert
+
+    heads = Heads(semantic_head_dim, llm_head_dim)
+    config = convert(source, out, heads, max_shard_mb << 20, "corrected" if corrected else "published", tokenizer)
+    if tokenizer is None:
+        print("No tokenizer was given: the model is whole, but `infer` and `export-lora` need one.", file=sys.stderr)
+    print(f"{out}: {config.profile} profile, {config.text_config.num_hidden_layers} layers of LLM")
+
+
+@app.command()
+def assemble(
+    semantic: Annotated[Path, typer.Argument(help="Folder of a Whisper.")],
+    acoustic: Annotated[Path, typer.Argument(help="Folder of a WavLM.")],
+    llm: Annotated[Path, typer.Argument(help="Folder of a Llama- or Qwen-like language model with its tokenizer.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the model, its adapters untrained.")],
+) -> None:
+    """Build an untrained WavLLM from other people's checkpoints on disk."""
+    with _told_what_to_install("train"):
+        from wavllm_core.hf.parts import from_parts
+
+    model, processor = from_parts(semantic, acoustic, llm)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    print(f"{out}: {model.num_parameters():,} parameters, {trained:,} of them to be trained")
+
+
+@app.command()
+def export_lora(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a model in Hugging Face form.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the adapter.")],
+    instruction: Annotated[str, typer.Option(help="The one instruction that the adapter is for.")],
+) -> None:
+    """Fold the gate of one instruction into a plain peft adapter, for engines that serve those."""
+    with _told_what_to_install("train"):
+        from wavllm_core.hf.adapters import export_lora
+        from wavllm_core.hf.answer import PublishedAnswerer
+
+    answerer = PublishedAnswerer(folder)
+    gate = export_lora(answerer.model, answerer.processor.instruction_ids(instruction), out)
+    spread = f"{gate.mean():.2f} on average, {gate.min():.2f} to {gate.max():.2f}"
+    print(f"{out}: adapter for {instruction!r}; the gate is {spread}")
+
+
+@app.command()
+def infer(
+    manifest: Annotated[Path, typer.Argument(help="TSV with columns id, audio, prompt, tgt_text, with_speech.")],
+    model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint, else the shipped one.")] = None,
+    audio_root: Annotated[Path | None, typer.Option(help="What relative paths of sound files start from.")] = None,
+    out: Annotated[Path, typer.Option(help="For the answers; .tsv: a table, else JSON lines.")] = ANSWERS,
+    task: Annotated[str, typer.Option(help="Of rows that do not tell theirs: asr, st, sv, er, ...")] = "",
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Score a checkpoint on recorded people."""
+    """Answer a list row by row; rows that cannot be answered are named, and make the exit status 1."""
+    if out.resolve() == manifest.resolve():
+        raise typer.BadParameter("the manifest would be written over", param_hint="--out")
     with _told_what_to_install("train"):
-        from wavllm_core.evaluate.command import evaluate
+        from wavllm_core.manifest import read_manifest
+
+        rows = read_manifest(manifest, audio_root, task)  # before the model, which takes seconds to import
+        import torch
+
+        from wavllm_core.evaluate.answerer import load_answerer
+        from wavllm_core.evaluate.answers import Answer, answer_rows
+    from rich.progress import Progress
+
+    torch.set_num_threads(threads)
+    answerer = load_answerer(model)
+    with Progress(console=_console()) as bar:
+        answering = bar.add_task("answering", total=len(rows))
+
+        def tell(answer: Answer) -> None:
+            bar.console.print(f"{answer.id}: {answer.problem or answer.answer}", style="red" if answer.problem else "")
+            bar.advance(answering)
+
+        answers = answer_rows(rows, answerer, out, tell)
+    failed = sum(bool(answer.problem) for answer in answers)
+    print(f"{len(answers) - failed} of {len(answers)} rows answered, {failed} failed: {out}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("eval")
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="A pack (its dev split), a manifest, or answers of infer.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "--model", help="Folder of a checkpoint, else the shipped one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report and all answers.")] = Path("runs/eval"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows, or clips of each source, at most.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: as for infer.")] = None,
+    task: Annotated[str, typer.Option(help="Of a manifest or answers: as for infer.")] = "",
+) -> None:
+    """Score a checkpoint on recorded people, or the answers to a list."""
+    with _told_what_to_install("train"):
+        import torch
+
+        from wavllm_core.evaluate.command import evaluate, evaluate_list, is_pack
     from rich.status import Status
 
     with Status("listening") as status:
-        page = evaluate(pack, checkpoint, out, limit, threads, status.update)
+        if is_pack(source):
+            page = evaluate(source, checkpoint, out, limit, threads, status.update)
+        else:
+            torch.set_num_threads(threads)
+            page = evaluate_list(source, checkpoint, audio_root, task, limit, out, status.update)
     print(page)
 
 
