@@ -2,6 +2,8 @@
 
 The plain loop is what a page of transformers and peft code does: at the end of a turn it encodes the turn's audio
 and reads the whole prompt. Same weights, same history, same thread count, one run; the replies are compared.
+
+Milliseconds are told twice: by the clock, and of processor time, which other programs of the machine hardly change.
 """
 
 from __future__ import annotations
@@ -30,7 +32,18 @@ CLIP = Path(__file__).parent.parent / "clients" / "demo" / "clips" / "s2i_540a38
 CHUNK_SAMPLES = 320
 SAMPLING = Sampling()
 SHOWN = (1, 2, 5, 10, 20, 30, 40, 50)
-TIMES = ("plain", "live", "ahead", "live_total", "prepare")
+TIMES = ("plain", "live", "ahead", "plain_cpu", "live_cpu", "live_total", "prepare")
+
+
+class Stopwatch:
+    """Runs from when it is made."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Milliseconds by the clock, and of processor time of all threads."""
+        return 1000 * (time.perf_counter() - self.started[0]), 1000 * (time.process_time() - self.started[1])
 
 
 class PlainLoop:
@@ -44,9 +57,9 @@ class PlainLoop:
         self.gate = self.model.gate_for([self.template.gate_ids("")])  # as the engine, it keeps this one
 
     @torch.inference_mode()
-    def answer(self, past: Sequence[Turn], waveform: torch.Tensor) -> tuple[float, str]:
-        """Milliseconds to the first token, and the reply."""
-        started, first_ms = time.perf_counter(), 0.0
+    def answer(self, past: Sequence[Turn], waveform: torch.Tensor) -> tuple[tuple[float, float], str]:
+        """What the first token took, and the reply."""
+        watch, first = Stopwatch(), None
         embeds = self.model.encode(waveform[None]).speech_embeds
         prompt = self.template.build(past, Turn(spoken=True, speaker=1), "")
         before, after = (self.model.embed(torch.tensor([ids])) for ids in (prompt.before, prompt.after))
@@ -55,12 +68,13 @@ class PlainLoop:
             for _ in range(SAMPLING.max_tokens):
                 out = self.model.llm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 cache, token = out.past_key_values, int(out.logits[0, -1].argmax())
-                first_ms = first_ms or 1000 * (time.perf_counter() - started)
+                first = first or watch.read()
                 if token == self.end_id:
                     break
                 ids.append(token)
                 inputs = self.model.embed(torch.tensor([[token]]))
-        return first_ms, self.template.tokenizer.decode(ids, skip_special_tokens=True)
+        assert first
+        return first, self.template.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 async def rest(engine: LiveEngine) -> None:
@@ -82,15 +96,16 @@ async def speak(engine: LiveEngine, context: LiveContext, waveform: np.ndarray) 
 
 async def reply(
     context: LiveContext, utterance: LiveUtterance, past: list[Exchange]
-) -> tuple[float, float, str, Heard]:
-    """Milliseconds from the end of speech to the first piece and to the last, the reply, and what was heard."""
-    started, first, text = time.perf_counter(), 0.0, ""
+) -> tuple[tuple[float, float], float, str, Heard]:
+    """What it took from the end of speech to the first piece and to the last, the reply, and what was heard."""
+    watch, first, text = Stopwatch(), None, ""
     heard = await utterance.hear()
     async for piece in context.reply("", [*past, Exchange(heard=heard, speaker=1)], SAMPLING):
-        first = first or time.perf_counter()
+        first = first or watch.read()
         text += piece
     utterance.cancel()
-    return 1000 * (first - started), 1000 * (time.perf_counter() - started), text, heard
+    assert first
+    return first, watch.read()[0], text, heard
 
 
 async def converse(engine: LiveEngine, plain: PlainLoop, waveform: np.ndarray, turns: int) -> list[dict[str, Any]]:
@@ -99,19 +114,21 @@ async def converse(engine: LiveEngine, plain: PlainLoop, waveform: np.ndarray, t
     for _ in range(turns):
         history_tokens = len(engine.core.decoder.plan_listening(past, "").keys)
         utterance = await speak(engine, context, waveform)
-        live_ms, total_ms, text, heard = await reply(context, utterance, past)
+        (live_ms, live_cpu_ms), total_ms, text, heard = await reply(context, utterance, past)
         utterance = await speak(engine, context, waveform)
         context.speculate("", [*past, Exchange(heard=await utterance.hear(), speaker=1)], SAMPLING)
         await rest(engine)  # the wait for the end of speech is longer
-        ahead_ms, _, ahead_text, _ = await reply(context, utterance, past)
-        plain_ms, plain_text = plain.answer(engine.core.decoder.recent(past, 0), torch.from_numpy(waveform))
+        (ahead_ms, _), _, ahead_text, _ = await reply(context, utterance, past)
+        (plain_ms, plain_cpu_ms), plain_text = plain.answer(
+            engine.core.decoder.recent(past, 0), torch.from_numpy(waveform)
+        )
         transcript = "".join([piece async for piece in engine.transcribe(heard)])
         past.append(Exchange(transcript, speaker=1, reply=text))
-        started = time.perf_counter()
+        watch = Stopwatch()
         context.prepare("", past)
         await rest(engine)
-        prepare_ms = 1000 * (time.perf_counter() - started)
-        times = dict(zip(TIMES, (plain_ms, live_ms, ahead_ms, total_ms, prepare_ms), strict=True))
+        spent = (plain_ms, live_ms, ahead_ms, plain_cpu_ms, live_cpu_ms, total_ms, watch.read()[0])
+        times = dict(zip(TIMES, spent, strict=True))
         rows.append({**times, "history_tokens": history_tokens, "same": text == ahead_text == plain_text})
     context.close()
     await rest(engine)
@@ -140,17 +157,28 @@ def main() -> None:
     announce(where)
     by_turn = [[conversation[turn] for conversation in rows] for turn in range(args.turns)]
     medians = {name: [percentile([row[name] for row in turn], 0.5) for turn in by_turn] for name in TIMES}
-    heads = ["turn", "history tokens", "plain", "live", "plain / live", "answered ahead", "live, whole reply"]
+    heads = [
+        "turn",
+        "history tokens",
+        "plain",
+        "live",
+        "ratio",
+        "answered ahead",
+        "plain, CPU",
+        "live, CPU",
+        "ratio, CPU",
+    ]
     lines = []
     for turn in (turn for turn in SHOWN if turn <= args.turns):
-        plain_ms, live_ms, ahead_ms, total_ms, prepare_ms = (medians[name][turn - 1] for name in TIMES)
-        tokens = by_turn[turn - 1][0]["history_tokens"]
-        lines.append([turn, tokens, plain_ms, live_ms, plain_ms / live_ms, ahead_ms, total_ms, prepare_ms])
-    table([*heads, "read in idle time"], lines)
-    first, last = (percentile(medians["live"][span], 0.5) for span in (slice(0, 3), slice(args.turns - 3, args.turns)))
+        plain_ms, live_ms, ahead_ms, plain_cpu, live_cpu, *_ = (medians[name][turn - 1] for name in TIMES)
+        tokens, ratio, cpu_ratio = by_turn[turn - 1][0]["history_tokens"], plain_ms / live_ms, plain_cpu / live_cpu
+        lines.append([turn, tokens, plain_ms, live_ms, ratio, ahead_ms, plain_cpu, live_cpu, cpu_ratio])
+    table(heads, lines)
     same = sum(row["same"] for turn in by_turn for row in turn)
     print(f"milliseconds, end of speech to first token, medians of {args.conversations} conversations")
-    print(f"live, median of the last 3 turns over that of the first 3: {last / first:.2f}")
+    for name in ("live", "live_cpu"):
+        first, last = (percentile(medians[name][span], 0.5) for span in (slice(0, 5), slice(args.turns - 5, None)))
+        print(f"{name}: median of the last 5 turns over that of the first 5: {last / first:.2f}")
     print(f"replies identical live, ahead and plain: {same} of {args.turns * args.conversations}")
     figures = {name: spread([row[name] for turn in by_turn for row in turn]) for name in TIMES}
     for name, values in figures.items():
