@@ -3,6 +3,10 @@
 The plain loop is what a page of transformers and peft code does: at the end of a turn it encodes the turn's audio
 and reads the whole prompt. Same weights, same history, same thread count, one run; the replies are compared.
 
+Live in three ways: `cut off`, where the audio ends in the middle of a block and the reply is due at once, as when a
+client commits; `paused`, where the rest of the block was encoded during the wait for the end of speech; and `ahead`,
+where the reply was begun then as well. The server does the last, and under load the second.
+
 Milliseconds are told twice: by the clock, and of processor time, which other programs of the machine hardly change.
 """
 
@@ -32,7 +36,7 @@ CLIP = Path(__file__).parent.parent / "clients" / "demo" / "clips" / "s2i_540a38
 CHUNK_SAMPLES = 320
 SAMPLING = Sampling()
 SHOWN = (1, 2, 5, 10, 20, 30, 40, 50)
-TIMES = ("plain", "live", "ahead", "plain_cpu", "live_cpu", "live_total", "prepare")
+TIMES = ("plain", "cut off", "paused", "ahead", "whole reply", "history")  # the last two: paused
 
 
 class Stopwatch:
@@ -109,27 +113,30 @@ async def reply(
 
 
 async def converse(engine: LiveEngine, plain: PlainLoop, waveform: np.ndarray, turns: int) -> list[dict[str, Any]]:
-    """One conversation; every turn live, then live with the answer begun at the pause, then plain."""
+    """One conversation; every turn in all ways, one after another."""
     context, past, rows = engine.open_context(), [], []
     for _ in range(turns):
         history_tokens = len(engine.core.decoder.plan_listening(past, "").keys)
+        cut_off, _, cut_text, _ = await reply(context, await speak(engine, context, waveform), past)
         utterance = await speak(engine, context, waveform)
-        (live_ms, live_cpu_ms), total_ms, text, heard = await reply(context, utterance, past)
+        await utterance.hear()
+        await rest(engine)
+        paused, total_ms, text, heard = await reply(context, utterance, past)
         utterance = await speak(engine, context, waveform)
         context.speculate("", [*past, Exchange(heard=await utterance.hear(), speaker=1)], SAMPLING)
         await rest(engine)  # the wait for the end of speech is longer
-        (ahead_ms, _), _, ahead_text, _ = await reply(context, utterance, past)
-        (plain_ms, plain_cpu_ms), plain_text = plain.answer(
-            engine.core.decoder.recent(past, 0), torch.from_numpy(waveform)
-        )
+        ahead, _, ahead_text, _ = await reply(context, utterance, past)
+        anew, plain_text = plain.answer(engine.core.decoder.recent(past, 0), torch.from_numpy(waveform))
         transcript = "".join([piece async for piece in engine.transcribe(heard)])
         past.append(Exchange(transcript, speaker=1, reply=text))
         watch = Stopwatch()
         context.prepare("", past)
         await rest(engine)
-        spent = (plain_ms, live_ms, ahead_ms, plain_cpu_ms, live_cpu_ms, total_ms, watch.read()[0])
-        times = dict(zip(TIMES, spent, strict=True))
-        rows.append({**times, "history_tokens": history_tokens, "same": text == ahead_text == plain_text})
+        spent = (anew, cut_off, paused, ahead, (total_ms, 0.0), watch.read())
+        row: dict[str, Any] = {"history_tokens": history_tokens, "same": text == cut_text == ahead_text == plain_text}
+        for name, (clock_ms, cpu_ms) in zip(TIMES, spent, strict=True):
+            row |= {name: clock_ms, f"{name}, CPU": cpu_ms}
+        rows.append(row)
     context.close()
     await rest(engine)
     return rows
@@ -156,35 +163,26 @@ def main() -> None:
     where = machine()
     announce(where)
     by_turn = [[conversation[turn] for conversation in rows] for turn in range(args.turns)]
-    medians = {name: [percentile([row[name] for row in turn], 0.5) for turn in by_turn] for name in TIMES}
-    heads = [
-        "turn",
-        "history tokens",
-        "plain",
-        "live",
-        "ratio",
-        "answered ahead",
-        "plain, CPU",
-        "live, CPU",
-        "ratio, CPU",
-    ]
+    names = [*TIMES, "plain, CPU", "paused, CPU", "cut off, CPU"]
+    medians = {name: [percentile([row[name] for row in turn], 0.5) for turn in by_turn] for name in names}
     lines = []
     for turn in (turn for turn in SHOWN if turn <= args.turns):
-        plain_ms, live_ms, ahead_ms, plain_cpu, live_cpu, *_ = (medians[name][turn - 1] for name in TIMES)
-        tokens, ratio, cpu_ratio = by_turn[turn - 1][0]["history_tokens"], plain_ms / live_ms, plain_cpu / live_cpu
-        lines.append([turn, tokens, plain_ms, live_ms, ratio, ahead_ms, plain_cpu, live_cpu, cpu_ratio])
-    table(heads, lines)
-    same = sum(row["same"] for turn in by_turn for row in turn)
-    print(f"milliseconds, end of speech to first token, medians of {args.conversations} conversations")
-    for name in ("live", "live_cpu"):
+        at = {name: values[turn - 1] for name, values in medians.items()}
+        ratios = at["plain"] / at["paused"], at["plain, CPU"] / at["paused, CPU"]
+        tokens = by_turn[turn - 1][0]["history_tokens"]
+        lines.append([turn, tokens, *(at[name] for name in ("plain", "cut off", "paused", "ahead")), *ratios])
+    table(["turn", "history tokens", "plain", "cut off", "paused", "ahead", "plain / paused", "the same, CPU"], lines)
+    for name in ("cut off, CPU", "paused", "paused, CPU"):
         first, last = (percentile(medians[name][span], 0.5) for span in (slice(0, 5), slice(args.turns - 5, None)))
         print(f"{name}: median of the last 5 turns over that of the first 5: {last / first:.2f}")
-    print(f"replies identical live, ahead and plain: {same} of {args.turns * args.conversations}")
-    figures = {name: spread([row[name] for turn in by_turn for row in turn]) for name in TIMES}
+    same = sum(row["same"] for turn in by_turn for row in turn)
+    print(f"milliseconds, end of speech to first token, medians of {args.conversations} conversations")
+    print(f"replies identical in all ways: {same} of {args.turns * args.conversations}")
+    figures = {name: spread([row[name] for turn in by_turn for row in turn]) for name in names}
     for name, values in figures.items():
         print(f"all turns, {name}: " + ", ".join(f"{share} {value:.1f} ms" for share, value in values.items()))
     save(args.out, "turns", where, {"medians": medians, "spread": figures, "identical": same, "rows": rows})
-    drawn = {name: list(enumerate(medians[name], 1)) for name in ("plain", "live", "ahead")}
+    drawn = {name: list(enumerate(medians[name], 1)) for name in ("plain", "cut off", "paused", "ahead")}
     plot(args.out, "turns", "End of speech to first token, by turn", ("turn", "milliseconds"), drawn)
 
 
