@@ -83,11 +83,8 @@ class PlainLoop:
 
 async def rest(engine: LiveEngine) -> None:
     """Until nothing is left to do, as it is after some seconds of live speech."""
-    while True:
-        await engine.load_figures()
-        if engine.core.hearings.due() is None and engine.core.talks.due() is None:
-            return
-        await asyncio.sleep(0.002)
+    while not (await engine.load_figures()).idle:
+        pass
 
 
 async def speak(engine: LiveEngine, context: LiveContext, waveform: np.ndarray) -> LiveUtterance:

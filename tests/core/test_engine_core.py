@@ -11,7 +11,8 @@ from tests.core.tiny import tiny_checkpoint
 from wavllm_core.engine.api import Exchange, Sampling
 from wavllm_core.engine.core import Core, EngineLimits
 from wavllm_core.engine.hearing import Hearing
-from wavllm_core.engine.talks import MAX_PREFILL, Kind, Piece, Talk
+from wavllm_core.engine.talk import Kind, Piece, Talk
+from wavllm_core.engine.talks import MAX_PREFILL
 
 PAST = [Exchange(text=f"order number {i}", reply="three times a mocha") for i in range(9)]
 

@@ -48,10 +48,9 @@ async def pause(talk: LiveContext, utterance: LiveUtterance, sampling: Sampling 
 
 async def settled(engine: LiveEngine) -> Load:
     """When nothing is left to be done."""
-    while True:
-        figures = await engine.load_figures()
-        if engine.core.talks.due() is None and engine.core.hearings.due() is None:
-            return figures
+    while not (figures := await engine.load_figures()).idle:
+        pass
+    return figures
 
 
 @pytest.mark.parametrize("sampling", [SHORT, DRAWN])

@@ -17,7 +17,8 @@ from wavllm_core.engine.encoders import RollingEncoders
 from wavllm_core.engine.hearing import Hearing, Hearings
 from wavllm_core.engine.load import Load, Meter
 from wavllm_core.engine.speculation import Speculation, SpeculationLimits
-from wavllm_core.engine.talks import Talk, Talks
+from wavllm_core.engine.talk import Talk
+from wavllm_core.engine.talks import Talks
 
 MIB = 2**20
 
@@ -78,7 +79,8 @@ class Core:
         """How busy it is."""
         meter, talks = self.meter, self.talks.open
         return Load(
-            conversations=len(talks),
+            idle=self.hearings.due() is None and self.talks.due() is None,
+            conversations=sum(not talk.passing for talk in talks),
             utterances=len(self.hearings.open),
             replies=sum(len(talk.answers) for talk in talks),
             slots_held=self.store.held,

@@ -106,15 +106,19 @@ class Decoder:
         before = self._with_past(alone.before, self.recent(history[:-1], own + max_tokens))
         return Plan([*before, *names, *alone.after], instruction, len(before), embeds)
 
-    def plan_listening(self, history: Sequence[Exchange], instruction: str, vectors: int = 0) -> Plan:
+    def plan_listening(
+        self, history: Sequence[Exchange], instruction: str, vectors: int = 0, max_tokens: int = 0
+    ) -> Plan:
         """What stands before the next spoken turn, `vectors` long so far; all of `history` is past.
+
+        max_tokens: that the reply is going to be allowed
 
         Raises InputError when the instruction is too long for a gate.
         """
         self.gate(instruction)
         turn = Turn(spoken=True)
         alone = self.template.build([], turn, instruction)
-        own = len(alone.before) + vectors + len(alone.after)
+        own = len(alone.before) + vectors + len(alone.after) + max_tokens
         before = self._with_past(alone.before, self.recent(history, own))
         return Plan(before, instruction, len(before))
 

@@ -24,7 +24,7 @@ from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.core import Core, EngineLimits
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.load import Load
-from wavllm_core.engine.talks import Answer, Kind, Talk
+from wavllm_core.engine.talk import Answer, Kind, Talk
 from wavllm_core.errors import CapacityError, CoreError
 from wavllm_core.prompt import TRANSCRIBE
 
@@ -61,7 +61,7 @@ class LiveEngine:
 
     async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         """What was said, in the style of the model's transcription task."""
-        talk, begun = Talk(), False
+        talk, begun = Talk(passing=True), False
         self.tell(lambda: self.core.talks.open.append(talk))
         sampling = Sampling(max_tokens=TRANSCRIPT_TOKENS)
         try:

@@ -11,6 +11,7 @@ SMOOTHING = 0.1  # weight of the newest figure in a running mean
 class Load:
     """A reading. Times are running means."""
 
+    idle: bool  # nothing is left to do
     conversations: int  # open
     utterances: int  # that are listened to
     replies: int  # under way, transcripts and speculations included

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,85 +15,17 @@ from torch import Tensor
 from wavllm_core.engine.api import Exchange, Sampling
 from wavllm_core.engine.decoder import Decoder, Plan
 from wavllm_core.engine.hearing import Hearing
-from wavllm_core.engine.kv import KeyValueStore, Slot
+from wavllm_core.engine.kv import KeyValueStore
 from wavllm_core.engine.llama import Row
 from wavllm_core.engine.load import Meter
 from wavllm_core.engine.sampling import Chooser, Spelling
 from wavllm_core.engine.speculation import Speculation
+from wavllm_core.engine.talk import HISTORY_DUE_S, LISTENING_DUE_S, Answer, Kind, Piece, Talk
 from wavllm_core.errors import CoreError, InputError
 
 log = logging.getLogger(__name__)
-FIRST_TOKEN_DUE_S = 0.02
-TOKEN_DUE_S = 0.05
-TRANSCRIPT_DUE_S = 0.5
-SPECULATION_DUE_S = 0.1
-LISTENING_DUE_S = 0.3  # vectors of live speech should stand in the slot so soon
-HISTORY_DUE_S = 1.0
 MAX_PREFILL = 64  # positions read in one step, so that no step takes long
 MAX_ANSWERS = 64  # decoded in one step
-
-Kind = Literal["reply", "transcript", "speculation"]
-Piece = str | CoreError | None  # None: that was all
-DUE_S: dict[Kind, float] = {
-    "reply": FIRST_TOKEN_DUE_S,
-    "transcript": TRANSCRIPT_DUE_S,
-    "speculation": SPECULATION_DUE_S,
-}
-
-
-@dataclass(eq=False)
-class Answer:
-    """One reply or transcript while it is decoded."""
-
-    kind: Kind
-    plan: Plan
-    sampling: Sampling
-    gate: Tensor
-    chooser: Chooser
-    spelling: Spelling
-    since: float  # when it could have been worked on first, or again
-    sink: Callable[[Piece], None] | None = None  # None: held back
-    held: list[Piece] = field(default_factory=list)
-    tokens: int = 0
-    next_token: int | None = None  # to be read next; None: the plan is not read yet
-    over: bool = False
-
-    @property
-    def due(self) -> float:
-        if self.next_token is not None and self.kind == "reply":
-            return self.since + TOKEN_DUE_S
-        return self.since + DUE_S[self.kind]
-
-    def put(self, piece: Piece) -> None:
-        """Hand a piece over, or hold it."""
-        if self.sink:
-            self.sink(piece)
-        else:
-            self.held.append(piece)
-
-
-@dataclass(eq=False)
-class Talk:
-    """One conversation."""
-
-    slot: Slot | None = None
-    used: float = 0.0  # when last
-    instruction: str = ""
-    history: Sequence[Exchange] = ()  # what precedes the turn that is being spoken
-    wanted: Plan | None = None  # to be read ahead
-    wanted_since: float = 0.0
-    hearing: Hearing | None = None  # whose vectors are read ahead
-    answers: list[Answer] = field(default_factory=list)  # the first one is decoded, the others wait for it
-    tried: int = 0  # speculations on this utterance
-
-    @property
-    def answer(self) -> Answer | None:
-        return self.answers[0] if self.answers else None
-
-    @property
-    def pinned(self) -> bool:
-        """Whether its slot must stay: there is an answer that somebody waits for."""
-        return any(answer.kind != "speculation" for answer in self.answers)
 
 
 class Talks:
@@ -143,13 +73,13 @@ class Talks:
     def _want(self, talk: Talk) -> None:
         names = talk.hearing.names if talk.hearing else []
         try:
-            plan = self.decoder.plan_listening(talk.history, talk.instruction, len(names))
+            plan = self.decoder.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
         except CoreError:  # the reply is going to say so
             talk.wanted = None
             return
         if names and talk.hearing:
             plan = plan.extended(names, talk.hearing.embeds)
-        talk.wanted, talk.wanted_since = plan, self.clock()
+        talk.wanted, talk.wanted_since = plan if self._missing(talk, plan) else None, self.clock()
 
     # What is asked
 
@@ -172,6 +102,7 @@ class Talks:
             if sink:
                 sink(error)
             return None
+        talk.reply_tokens = sampling.max_tokens
         if kind == "reply" and (ready := self._adopt(talk, plan, sampling, sink)):
             return ready
         self._drop_speculation(talk)
@@ -229,7 +160,7 @@ class Talks:
         if answer is not None:
             waits = answer.over or (answer.kind == "speculation" and answer.tokens >= self.speculation.limits.tokens)
             return None if waits or not self._can_have_slot(talk) else answer.due
-        if talk.wanted and self._missing(talk, talk.wanted) and self._can_have_slot(talk):
+        if talk.wanted and self._can_have_slot(talk):
             return talk.wanted_since + (LISTENING_DUE_S if talk.hearing else HISTORY_DUE_S)
         return None
 
@@ -307,6 +238,8 @@ class Talks:
             return
         for (talk, _), row_logits in zip(chosen, logits, strict=True):
             answer, slot = talk.answer, talk.slot
+            if not answer and slot and talk.wanted and len(slot.keys) >= len(talk.wanted.keys):
+                talk.wanted = None
             if answer and slot and (answer.next_token is not None or len(slot.keys) >= len(answer.plan.keys)):
                 self._take_token(talk, answer, row_logits)
 
