@@ -140,10 +140,16 @@ def train(recipe: Annotated[Path, typer.Argument(help="A file of configs/train."
     """Run one stage of training; a run that was killed goes on from its last checkpoint."""
     logging.getLogger().setLevel(logging.INFO)
     with _told_what_to_install("train"):
-        from wavllm_core.train.loop import Trainer
-        from wavllm_core.train.recipe import load_recipe
+        from wavllm_core.train.recipe import Recipe, load_recipe, read_recipe
 
-    Trainer(load_recipe(recipe)).run()
+        if "lists" in read_recipe(recipe):  # each loop brings in only what it needs
+            from wavllm_core.train.finetune import FineTuner, FineTuneRecipe
+
+            FineTuner(load_recipe(recipe, FineTuneRecipe)).run()
+        else:
+            from wavllm_core.train.loop import Trainer
+
+            Trainer(load_recipe(recipe, Recipe)).run()
 
 
 @app.command()
