@@ -21,7 +21,8 @@ from wavllm_core.errors import InputError
 from wavllm_core.prompt import PromptTemplate, Turn
 from wavllm_core.speech import Encoded
 from wavllm_core.train import synthesis
-from wavllm_core.train.batches import Augmentation, Batch, ExampleMaker
+from wavllm_core.train.augment import Augmentation
+from wavllm_core.train.batches import Batch, ExampleMaker
 from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer

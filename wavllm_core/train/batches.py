@@ -1,42 +1,21 @@
-"""Clips to batches: sampling by source, length bucketing, augmentation, tasks. Deterministic per seed."""
+"""Clips and made-up conversations to tensors: augmentation, tasks, prompts. Deterministic per seed."""
 
 from __future__ import annotations
 
-import queue
 import random
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as config
 from torch import Tensor
 
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
+from wavllm_core.train.augment import Augmentation, Waveform, augmented
 from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
 
-T = TypeVar("T")
-Waveform = npt.NDArray[np.float32]  # (samples,) in [-1, 1]
 IGNORED = -100  # a label that the loss leaves out
-
-
-@config(frozen=True, config=ConfigDict(extra="forbid"))
-class Augmentation:
-    """What happens to a clip before it is encoded; probabilities and ranges."""
-
-    noise: float = 0.0  # share of clips that get background noise
-    snr_db: tuple[float, float] = (6.0, 24.0)
-    gain_db: tuple[float, float] = (-6.0, 6.0)
-    speed: tuple[float, float] = (1.0, 1.0)
-    trim: float = 0.0  # share of batches whose clips are cut to their speech
-    lead_seconds: tuple[float, float] = (0.0, 0.3)  # background before it, as the server's prefix padding has it
-    tail_seconds: tuple[float, float] = (0.0, 0.6)  # and after, as its wait for the end of speech has it
-    crop_seconds: float | None = None  # a random stretch of longer clips, where only the voice matters
 
 
 @dataclass(frozen=True)
@@ -65,13 +44,18 @@ class ExampleMaker:
     def __init__(self, corpus: Corpus, template: PromptTemplate, augmentation: Augmentation, seed: int) -> None:
         self.corpus, self.template, self.augmentation = corpus, template, augmentation
         self.rng = random.Random(seed)
-        self.noise_rng = np.random.default_rng(seed)
+        self.sound_rng = np.random.default_rng(seed)
         self.symbol_ids = corpus.symbol_ids
         speakers = sorted({clip.speaker for clip in corpus.clips if clip.split == "train" and clip.speaker})
         self.speaker_ids = {name: i for i, name in enumerate(speakers)}
         self.noises = corpus.where("train", "noise")
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
         self.writer = Writer(self.rng, chatter or ["what is the weather"])
+
+    def reseed(self, seed: int) -> None:
+        """From here on the same batches for the same seed."""
+        self.rng.seed(seed)
+        self.sound_rng = np.random.default_rng(seed)
 
     def waveform(self, index: int, trimmed: bool) -> Waveform:
         """A clip in [-1, 1], augmented."""
@@ -82,15 +66,7 @@ class ExampleMaker:
         if how.crop_seconds is not None and len(x) > (kept := int(how.crop_seconds * SAMPLE_RATE)):
             start = rng.randrange(len(x) - kept)
             x = x[start : start + kept]
-        speed = rng.uniform(*how.speed)
-        if speed != 1.0:
-            x = np.interp(np.arange(0, len(x) - 1, speed), np.arange(len(x)), x).astype(np.float32)
-        x = x * np.float32(10 ** (rng.uniform(*how.gain_db) / 20))
-        hiss = np.float32(10 ** rng.uniform(-4.5, -3))
-        x = x + self.noise_rng.standard_normal(len(x), dtype=np.float32) * hiss
-        if self.noises and rng.random() < how.noise:
-            x = mix(x, self.background(len(x)), rng.uniform(*how.snr_db))
-        return np.clip(x, -1, 1).astype(np.float32)
+        return augmented(x, how, self.sound_rng, self.background if self.noises else None)
 
     def background(self, samples: int) -> Waveform:
         """A stretch of recorded noise."""
@@ -197,12 +173,6 @@ def cut(waveform: Waveform, span: tuple[int, int], lead: int, tail: int) -> Wave
     return np.pad(inside, (max(-start, 0), max(end - len(waveform), 0)))
 
 
-def mix(speech: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    """Speech with noise at a ratio of mean powers."""
-    power = np.mean(np.square(speech)) / max(float(np.mean(np.square(noise))), 1e-10)
-    return speech + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
-
-
 def is_chatter(clip: Clip) -> bool:
     """Whether a clip holds a sentence that is none of the assistant's business."""
     return clip.source in ("so762", "espeak_sentence") and bool(clip.text)
@@ -213,54 +183,3 @@ def event_of(clip: Clip) -> Event:
     digit = clip.text if clip.text in DIGITS else None
     wake = clip.text if clip.text in WAKE_PHRASES else None
     return Event(clip.text, order=clip.order, digit=digit, wake=wake)
-
-
-def bucketed(
-    corpus: Corpus,
-    weights: Mapping[str, float],
-    batch_seconds: float,
-    rng: random.Random,
-    max_seconds: float,
-    max_rows: int = 64,
-) -> Iterator[list[int]]:
-    """Clips of like length, endlessly; `weights` is how often each source is drawn per clip it has."""
-    pool = [
-        (i, weights[corpus.clips[i].source])
-        for i in corpus.where("train", *weights)
-        if 0.1 < corpus.seconds(i) <= max_seconds
-    ]
-    indices, shares = zip(*pool, strict=True)
-    while True:
-        drawn = sorted(rng.choices(indices, shares, k=2048), key=corpus.seconds)
-        batches: list[list[int]] = [[]]
-        for index in drawn:
-            rows = len(batches[-1]) + 1
-            if batches[-1] and (rows > max_rows or rows * (corpus.seconds(index) + 0.5) > batch_seconds):
-                batches.append([])
-            batches[-1].append(index)
-        rng.shuffle(batches)
-        yield from batches
-
-
-def prefetched(batches: Iterator[T], ahead: int = 4) -> Iterator[T]:
-    """The same endless batches, made by a thread while the model is busy with earlier ones."""
-    ready: queue.Queue[T | _Failed] = queue.Queue(maxsize=ahead)
-
-    def fill() -> None:
-        try:
-            for batch in batches:
-                ready.put(batch)
-        except BaseException as error:  # raised again by the consumer
-            ready.put(_Failed(error))
-
-    threading.Thread(target=fill, name="batches", daemon=True).start()
-    while True:
-        item = ready.get()
-        if isinstance(item, _Failed):
-            raise item.error
-        yield item
-
-
-@dataclass(frozen=True)
-class _Failed:
-    error: BaseException

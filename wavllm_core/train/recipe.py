@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from wavllm_core.errors import InputError
-from wavllm_core.train.batches import Augmentation
+from wavllm_core.train.augment import Augmentation
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -48,6 +49,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, quicker where the processor has it (AMX)
     seed: int = 1
     threads: int = 2
     log_every: int = 20
