@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
 from wavllm_core.train.augment import Augmentation, Waveform, augmented
-from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus
+from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus, for_training
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
 
 IGNORED = -100  # a label that the loss leaves out
@@ -30,8 +30,8 @@ class Batch:
     word_lengths: Tensor  # (batch,), 0 where there is no transcript
     speakers: Tensor  # (batch,), -1 where unknown
     before: list[list[int]] = field(default_factory=list)  # token ids before the audio
-    after: list[list[int]] = field(default_factory=list)  # and after it, the target included
-    targets: list[int] = field(default_factory=list)  # how many ids at the end are the target
+    after: list[list[int]] = field(default_factory=list)  # and after it, the reply included
+    wanted: list[list[bool]] = field(default_factory=list)  # of both, which ids the model is to say
     instructions: list[list[int]] = field(default_factory=list)  # what the gate reads
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class ExampleMaker:
 
     def background(self, samples: int) -> Waveform:
         """A stretch of recorded noise."""
-        noise = self.corpus.pcm(self.rng.choice(self.noises))
+        noise = for_training(self.corpus.pcm(self.rng.choice(self.noises)))
         start = self.rng.randrange(len(noise))
         return np.take(noise, np.arange(start, start + samples), mode="wrap").astype(np.float32) / np.float32(32768)
 
@@ -135,11 +135,12 @@ class ExampleMaker:
     def add_prompt(
         self, batch: Batch, history: list[Turn], turn: Turn, instruction: str, reply: str, heard: Sequence[int] = ()
     ) -> None:
-        """One row of token ids; `heard` stands in for audio."""
+        """One row of token ids; `heard` stands in for audio. Replies in the history are practised as well."""
         prompt, target = self.template.build(history, turn, instruction), self.template.target(reply)
         batch.before.append([*prompt.before, *heard])
         batch.after.append(prompt.after + target)
-        batch.targets.append(len(target))
+        past = self.template.replies(prompt.before, [bool(old.text) for old in history])
+        batch.wanted.append(past + [False] * (len(heard) + len(prompt.after)) + [True] * len(target))
         batch.instructions.append(self.template.gate_ids(instruction))
 
     def text_batch(self, rows: int) -> Batch:
@@ -147,20 +148,20 @@ class ExampleMaker:
         empty = torch.zeros(rows, 0)
         none = torch.zeros(rows, dtype=torch.long)
         batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
-        past_turns = self.rng.choice((0, 0, 1, 1, 2, 4))  # for all, so that lengths stay alike
+        past_turns = self.rng.choice((0, 1, 2, 3, 4, 5))  # for all, so that lengths stay alike
         for _ in range(rows):
             scene, speakers, kind = Scene(), self.rng.randint(0, 3), self.rng.random()
-            if kind < 0.25:
+            if kind < 0.15:
                 text = self.writer.event(scene).text if kind < 0.1 else self.rng.choice(self.writer.chatter)
                 heard = self.as_if_heard(text)
                 self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", heard)
                 continue
             history = self.writer.history(scene, past_turns, speakers)
             event, speaker = self.writer.event(scene), self.writer.speaker(speakers)
-            if kind < 0.65:
+            if kind < 0.6:
                 turn, heard = Turn(spoken=True, speaker=speaker), self.as_if_heard(event.text)
             else:
-                speaker = speaker if kind < 0.75 else None  # who types is seldom known
+                speaker = speaker if kind < 0.8 else None  # who types is not always known
                 turn, heard = Turn(text=event.text, speaker=speaker), []
             self.add_prompt(batch, history, turn, "", scene.reply(event, speaker), heard)
         return batch

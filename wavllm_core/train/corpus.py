@@ -27,6 +27,7 @@ from wavllm_core.train.orders import Order, random_order, random_spoken_form
 log = logging.getLogger(__name__)
 SAMPLE_RATE = 16_000
 FRAME_SAMPLES = 320  # of the loudness that tells speech from what surrounds it
+LONG_NOISE_SAMPLES = 60 * SAMPLE_RATE
 Pcm = npt.NDArray[np.int16]
 
 
@@ -113,6 +114,18 @@ def synthetic_clips(counts: Synthetic, sentences: list[str]) -> Iterator[tuple[C
     waveforms = synthesis.speak_all([clip.text for clip in clips], counts.seed, SAMPLE_RATE)
     for clip, waveform in zip(clips, waveforms, strict=True):
         yield clip, (np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+
+
+def for_training(noise: Pcm) -> Pcm:
+    """The part of a noise that training may hear; of a long recording, the last third is for evaluation."""
+    return noise[: len(noise) * 2 // 3] if len(noise) >= LONG_NOISE_SAMPLES else noise
+
+
+def for_evaluation(noise: Pcm) -> Pcm:
+    """What `for_training` leaves of a long recording. Raises InputError for a short one."""
+    if len(noise) < LONG_NOISE_SAMPLES:
+        raise InputError(f"a noise of {len(noise)} samples is not split; {LONG_NOISE_SAMPLES} are needed")
+    return noise[len(noise) * 2 // 3 :]
 
 
 def speech_span(pcm: Pcm) -> tuple[int, int]:

@@ -117,11 +117,11 @@ class Writer:
         self.rng = rng
         self.chatter = chatter
         self._kinds: list[tuple[float, Callable[[Scene], Event]]] = [
-            (0.34, self._order),
-            (0.24, self._digit),
-            (0.10, self._wake),
-            (0.22, self.question),
-            (0.10, self._chatter),
+            (0.30, self._order),
+            (0.14, self._digit),
+            (0.08, self._wake),
+            (0.40, self.question),
+            (0.08, self._chatter),
         ]
 
     def _order(self, scene: Scene) -> Event:
