@@ -75,14 +75,16 @@ def mix(speech: Waveform, noise: Waveform, snr_db: float) -> Waveform:
 
 
 def filtered(waveform: Waveform, room: Waveform | None, bands: list[tuple[float, float]]) -> Waveform:
-    """Convolved with a room, without some bands in Hz; as long and as loud as before, one transform for both."""
+    """Without some bands in Hz; convolved with a room, and then as loud as before. The length stays."""
     size = 1 << (len(waveform) + int(ROOM_SECONDS * SAMPLE_RATE) - 1).bit_length()
     spectrum = np.fft.rfft(waveform, size)
     if room is not None:
         spectrum *= np.fft.rfft(room, size)
     for low, high in bands:
         spectrum[int(low / SAMPLE_RATE * size) : int(high / SAMPLE_RATE * size)] = 0
-    heard = np.fft.irfft(spectrum, size)[: len(waveform)]
+    heard = np.fft.irfft(spectrum, size)[: len(waveform)].astype(np.float32)
+    if room is None:
+        return heard
     loudness = np.sqrt(np.mean(np.square(waveform)) / max(float(np.mean(np.square(heard))), 1e-12))
     return (heard * loudness).astype(np.float32)
 

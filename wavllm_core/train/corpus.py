@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -44,8 +44,9 @@ class Clip:
     label: str = ""
 
 
-def read_pack(path: Path) -> Iterator[tuple[Clip, Pcm]]:
-    """Every readable clip of a pack; rows that cannot be read are named in the log and skipped."""
+def read_pack(path: Path, wanted: Callable[[Clip], bool] = lambda clip: True) -> Iterator[tuple[Clip, Pcm]]:
+    """Every readable clip of a pack that is wanted; rows that cannot be read are named, skipped and counted."""
+    skipped = 0
     with tarfile.open(path) as tar:
         files = {member.name: member for member in tar if member.isfile()}
         manifest = next((name for name in files if PurePosixPath(name).name == "manifest.csv"), None)
@@ -56,12 +57,18 @@ def read_pack(path: Path) -> Iterator[tuple[Clip, Pcm]]:
         for line, row in enumerate(rows, start=2):
             name = str(PurePosixPath(manifest).parent / row["file"])
             try:
+                clip = _clip(row)
+                if not wanted(clip):
+                    continue
                 pcm, rate = soundfile.read(io.BytesIO(_open(tar, files[name]).read()), dtype="int16")
                 if rate != SAMPLE_RATE or pcm.ndim != 1 or not len(pcm):
                     raise InputError(f"{rate} Hz, shape {pcm.shape}; 16 kHz mono is needed")
-                yield _clip(row), pcm
-            except (KeyError, ValueError, InputError, soundfile.SoundFileError) as error:
+                yield clip, pcm
+            except (KeyError, TypeError, ValueError, InputError, soundfile.SoundFileError) as error:
+                skipped += 1
                 log.warning("%s line %d: %s: %s", manifest, line, row["file"], error)
+        if skipped:
+            log.warning("%s: %d of %d rows skipped", path, skipped, len(rows))
 
 
 def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedReader:
