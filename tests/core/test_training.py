@@ -116,8 +116,9 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
     clips = [clip for clip, _ in read_pack(write_pack(tmp_path / "pack.tar"))]
     assert [clip.text for clip in clips] == ["three", "seven", "three"]
     warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == 2
+    assert len(warnings) == 3
     assert "line 5: audio/broken.flac" in warnings[0] and "line 6: audio/absent.flac" in warnings[1]
+    assert "2 of 5 rows skipped" in warnings[2]
 
 
 def test_every_recipe_of_the_project_is_readable() -> None:

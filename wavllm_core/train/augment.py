@@ -32,6 +32,7 @@ class Augmentation:
     snr_db: tuple[float, float] = (6.0, 24.0)
     gain_db: tuple[float, float] = (-6.0, 6.0)
     speed: tuple[float, float] = (1.0, 1.0)
+    voice_speeds: tuple[float, ...] = (1.0,)  # on top of `speed`; each makes another speaker of everybody
     room: float = 0.0  # share of clips that are heard across a simulated room
     codec: float = 0.0  # share of clips that went through a telephone line
     gaps: float = 0.0  # share of clips that lose stretches and bands (SpecAugment, on the waveform)

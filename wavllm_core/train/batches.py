@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
-from wavllm_core.train.augment import Augmentation, Waveform, augmented
+from wavllm_core.train.augment import Augmentation, Waveform, augmented, faster
 from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus, for_training
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
 
@@ -57,12 +57,24 @@ class ExampleMaker:
         self.rng.seed(seed)
         self.sound_rng = np.random.default_rng(seed)
 
-    def waveform(self, index: int, trimmed: bool) -> Waveform:
+    @property
+    def speakers(self) -> int:
+        """How many there are to tell apart: people, at each speed."""
+        return len(self.speaker_ids) * len(self.augmentation.voice_speeds)
+
+    def speaker_id(self, clip: Clip, speed: int) -> int:
+        """The number of a voice at one of the speeds, -1 where unknown."""
+        found = self.speaker_ids.get(clip.speaker, -1)
+        return found if found < 0 else speed * len(self.speaker_ids) + found
+
+    def waveform(self, index: int, trimmed: bool, voice_speed: float) -> Waveform:
         """A clip in [-1, 1], augmented."""
         how, rng = self.augmentation, self.rng
         x: Waveform = self.corpus.pcm(index).astype(np.float32) / np.float32(32768)
         lead, tail = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
         x = cut(x, self.corpus.spans[index], lead, tail) if trimmed else np.pad(x, (lead, tail))
+        if voice_speed != 1.0:
+            x = faster(x, voice_speed)
         if how.crop_seconds is not None and len(x) > (kept := int(how.crop_seconds * SAMPLE_RATE)):
             start = rng.randrange(len(x) - kept)
             x = x[start : start + kept]
@@ -77,7 +89,10 @@ class ExampleMaker:
     def batch(self, indices: Sequence[int], with_prompts: bool) -> Batch:
         """The tensors of some clips, and for the language model a task for each."""
         trimmed = self.rng.random() < self.augmentation.trim  # for all, so that lengths stay alike
-        waves = [self.waveform(i, trimmed) for i in indices]
+        speeds = [self.rng.randrange(len(self.augmentation.voice_speeds)) for _ in indices]
+        waves = [
+            self.waveform(i, trimmed, self.augmentation.voice_speeds[k]) for i, k in zip(indices, speeds, strict=True)
+        ]
         samples = torch.tensor([len(wave) for wave in waves])
         padded = torch.zeros(len(waves), int(samples.max()))
         for row, wave in zip(padded, waves, strict=True):
@@ -95,7 +110,7 @@ class ExampleMaker:
             torch.tensor([len(row) for row in spelled]),
             torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
             torch.tensor([len(row) for row in words]),
-            torch.tensor([self.speaker_ids.get(clip.speaker, -1) for clip in clips]),
+            torch.tensor([self.speaker_id(clip, k) for clip, k in zip(clips, speeds, strict=True)]),
         )
         if with_prompts:
             past_turns = self.rng.choice((0, 0, 1, 1, 2))  # for all, so that lengths stay alike
@@ -148,7 +163,7 @@ class ExampleMaker:
         empty = torch.zeros(rows, 0)
         none = torch.zeros(rows, dtype=torch.long)
         batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
-        past_turns = self.rng.choice((0, 1, 2, 3, 4, 5))  # for all, so that lengths stay alike
+        past_turns = self.rng.choice((1, 1, 2, 3, 4, 5))  # for all, so that lengths stay alike
         for _ in range(rows):
             scene, speakers, kind = Scene(), self.rng.randint(0, 3), self.rng.random()
             if kind < 0.15:
@@ -156,8 +171,10 @@ class ExampleMaker:
                 heard = self.as_if_heard(text)
                 self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", heard)
                 continue
-            history = self.writer.history(scene, past_turns, speakers)
-            event, speaker = self.writer.event(scene), self.writer.speaker(speakers)
+            curious = self.rng.random() < 0.6
+            history = self.writer.history(scene, past_turns, speakers, curious)
+            event = self.writer.question(scene) if curious else self.writer.event(scene)
+            speaker = self.writer.speaker(speakers)
             if kind < 0.6:
                 turn, heard = Turn(spoken=True, speaker=speaker), self.as_if_heard(event.text)
             else:

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -185,6 +185,35 @@ class Corpus:
         return [
             i for i, clip in enumerate(self.clips) if clip.split == split and (not sources or clip.source in sources)
         ]
+
+    @staticmethod
+    def extend(folder: Path, clips: Sequence[tuple[Clip, Pcm]]) -> int:
+        """Add clips to a corpus that others may be reading; those with new phonemes are left out, by name.
+
+        A new phoneme would change the numbers that checkpoints know. Returns how many were added.
+        """
+        corpus = Corpus(folder)
+        table = json.loads((folder / "clips.json").read_text())
+        texts = sorted({clip.text for clip, _ in clips if clip.text})
+        spelled = dict(zip(texts, synthesis.phonemes(texts), strict=True))
+        known = corpus.symbol_ids.keys()
+        parts, added = [corpus.samples], 0
+        for clip, pcm in clips:
+            if clip.text and not set(spelled[clip.text]) <= known:
+                log.warning("%r has phonemes that the corpus has not; left out", clip.text)
+                continue
+            if clip.text:
+                table["phonemes"][clip.text] = spelled[clip.text]
+            table["clips"].append(asdict(clip))
+            table["spans"].append(speech_span(pcm))
+            table["offsets"].append(table["offsets"][-1] + len(pcm))
+            parts.append(pcm)
+            added += 1
+        with (folder / "audio.partial").open("wb") as file:
+            np.save(file, np.concatenate(parts))
+        (folder / "audio.partial").replace(folder / "audio.npy")
+        (folder / "clips.json").write_text(json.dumps(table))
+        return added
 
     @staticmethod
     def write(folder: Path, clips: Iterable[tuple[Clip, Pcm]]) -> None:

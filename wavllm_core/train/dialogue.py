@@ -71,6 +71,15 @@ class Scene:
             return sentence(f"{event.wake} is listening.")
         return self._answer(event.text, speaker)
 
+    def known(self) -> list[str]:
+        """The kinds of question that the last order and the last number answer."""
+        number = ["number"] if self.number else []
+        if not self.orders:
+            return number
+        slots = self.orders[-1][1].slots()
+        counted = ["count"] if len(self.orders) - 1 in self.counts else []
+        return ["order", "who", *(kind for kind, slot in _SLOT_OF.items() if slot in slots), *counted, *number]
+
     def _count(self, digit: str) -> str:
         self.number = digit
         if self.open_order is None:
@@ -137,8 +146,9 @@ class Writer:
         return Event(wake, wake=wake)
 
     def question(self, scene: Scene) -> Event:
-        """Something asked about what went before."""
-        kind = self.rng.choice(list(QUESTIONS)[:-1] if not scene.orders else list(QUESTIONS))
+        """Something asked about what went before; more often than not, something that was said."""
+        kinds = scene.known() if self.rng.random() < 0.6 else []
+        kind = self.rng.choice(kinds or (list(QUESTIONS) if scene.orders else list(QUESTIONS)[:-1]))
         form = self.rng.choice(QUESTIONS[kind])
         ordered = [order.coffeeDrink for _, order in scene.orders]
         return Event(form.format(drink=self.rng.choice(ordered) if ordered else ""))
@@ -153,12 +163,18 @@ class Writer:
         weights = [weight for weight, _ in self._kinds]
         return self.rng.choices([make for _, make in self._kinds], weights)[0](scene)
 
-    def history(self, scene: Scene, turns: int, speakers: int) -> list[Turn]:
-        """Earlier turns, the scene advanced past them; now and then a transcript is not there yet."""
+    def history(self, scene: Scene, turns: int, speakers: int, curious: bool = False) -> list[Turn]:
+        """Earlier turns, the scene advanced past them; now and then a transcript is not there yet.
+
+        Curious people order first and ask about it then.
+        """
         past = []
-        for _ in range(turns):
-            event, speaker = self.event(scene), self.speaker(speakers)
-            past.append(self.turn(scene, event, speaker))
+        for i in range(turns):
+            if curious and i == 0:
+                event = self._order(scene)
+            else:
+                event = self.question(scene) if curious and self.rng.random() < 0.7 else self.event(scene)
+            past.append(self.turn(scene, event, self.speaker(speakers)))
         return past
 
     def ordered(self, scene: Scene, speakers: int) -> Turn:

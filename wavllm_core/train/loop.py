@@ -50,7 +50,7 @@ class Trainer:
         self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, self.data_seed(0))
         self.model = RollingWavLLM(config)
         init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
-        self.heads = Heads(self.model, len(self.maker.symbol_ids), len(self.maker.speaker_ids))
+        self.heads = Heads(self.model, len(self.maker.symbol_ids), self.maker.speakers)
         self.start_from(recipe)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not name.startswith(recipe.frozen) if recipe.frozen else True)
@@ -65,7 +65,12 @@ class Trainer:
             wanted = recipe.init_only[i] if recipe.init_only else ("",)
             taken = {name: value for name, value in saved["model"].items() if name.startswith(wanted)}
             missing = self.model.load_state_dict(taken, strict=False).unexpected_keys
-            heads = {n: v for n, v in saved["heads"].items() if f"heads.{n}".startswith(wanted)}
+            shapes = {name: value.shape for name, value in self.heads.state_dict().items()}
+            heads = {
+                name: value
+                for name, value in saved["heads"].items()
+                if f"heads.{name}".startswith(wanted) and value.shape == shapes[name]  # else learned anew
+            }
             self.heads.load_state_dict(heads, strict=False)
             log.info("%s: took %d tensors, %d unexpected", path, len(taken), len(missing))
 
@@ -120,6 +125,10 @@ class Trainer:
         done = (self.step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
         return recipe.peak_lr * (0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
+    def margin(self) -> float:
+        """Of the speaker loss, in radians; speakers that the head does not know yet are told apart without it first."""
+        return self.recipe.speaker_margin * min(1.0, self.step / max(1, self.recipe.margin_steps))
+
     def batches(self) -> Steps[tuple[Batch | None, Batch | None]]:
         """For each step some clips, and some typed conversations, as the recipe wants."""
         recipe = self.recipe
@@ -162,7 +171,7 @@ class Trainer:
         weights, parts = self.recipe.losses, {}
         total = torch.zeros(())
         if audio is not None and not (weights.ctc or weights.words or weights.reply):
-            parts["speaker"] = speaker_loss(self.heads, self.voice(audio), audio)
+            parts["speaker"] = speaker_loss(self.heads, self.voice(audio), audio, self.margin())
             total = total + weights.speaker * parts["speaker"]
         elif audio is not None:
             encoded = self.encode(audio)
@@ -174,7 +183,8 @@ class Trainer:
                 parts["words"] = word_loss(self.heads, self.model, encoded, audio, blank_id)
                 total = total + weights.words * parts["words"]
             if weights.speaker:
-                parts["speaker"] = speaker_loss(self.heads, self.model.speaker_head.vector(encoded.pool), audio)
+                vectors = self.model.speaker_head.vector(encoded.pool)
+                parts["speaker"] = speaker_loss(self.heads, vectors, audio, self.margin())
                 total = total + weights.speaker * parts["speaker"]
             if weights.reply:
                 with self.mixed():

@@ -68,7 +68,7 @@ def word_loss(heads: Heads, model: RollingWavLLM, encoded: Encoded, batch: Batch
     return (losses / batch.word_lengths[rows]).mean()
 
 
-def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float = 0.2) -> Tensor:
+def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float) -> Tensor:
     """Additive angular margin softmax at scale 30 over the rows with a known speaker.
 
     vectors: (batch, vector_dim), each of length 1

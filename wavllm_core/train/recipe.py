@@ -42,6 +42,8 @@ class Recipe:
     frozen: tuple[str, ...] = ()  # parameter prefixes that stay as they are
     gate: bool = False  # whether the prompt-aware gate is on
     warmup_steps: int = 300
+    speaker_margin: float = 0.2  # radians
+    margin_steps: int = 0  # over which it grows from 0
     batch_seconds: float = 60.0
     max_seconds: float = 15.0
     text_rows: int = 0  # typed conversations in each step
