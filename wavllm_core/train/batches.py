@@ -15,6 +15,7 @@ from wavllm_core.train.augment import Augmentation, Waveform, augmented, faster
 from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus, for_training
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
 
+TYPED_SHARE = 0.3  # of rows without audio, where a manifest has such
 IGNORED = -100  # a label that the loss leaves out
 
 
@@ -49,6 +50,7 @@ class ExampleMaker:
         speakers = sorted({clip.speaker for clip in corpus.clips if clip.split == "train" and clip.speaker})
         self.speaker_ids = {name: i for i, name in enumerate(speakers)}
         self.noises = corpus.where("train", "noise")
+        self.typed = [c for i in corpus.where("train") if (c := corpus.clips[i]).answer and not corpus.seconds(i)]
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
         self.writer = Writer(self.rng, chatter or ["what is the weather"])
 
@@ -120,6 +122,9 @@ class ExampleMaker:
 
     def add_task(self, batch: Batch, clip: Clip, past_turns: int) -> None:
         """A transcription, or the assistant's answer after so many earlier turns."""
+        if clip.answer:
+            self.add_prompt(batch, [], Turn(spoken=True), clip.prompt, clip.answer)
+            return
         event = event_of(clip)
         if clip.text and self.rng.random() < (0.6 if is_chatter(clip) else 0.3):
             self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {clip.text}")
@@ -165,6 +170,10 @@ class ExampleMaker:
         batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
         past_turns = self.rng.choice((1, 1, 2, 3, 4, 5))  # for all, so that lengths stay alike
         for _ in range(rows):
+            if self.typed and self.rng.random() < TYPED_SHARE:
+                clip = self.rng.choice(self.typed)
+                self.add_prompt(batch, [], Turn(), clip.prompt, clip.answer)
+                continue
             scene, speakers, kind = Scene(), self.rng.randint(0, 3), self.rng.random()
             if kind < 0.15:
                 text = self.writer.event(scene).text if kind < 0.1 else self.rng.choice(self.writer.chatter)

@@ -42,6 +42,8 @@ class Clip:
     speaker: str = ""
     order: Order | None = None
     label: str = ""
+    prompt: str = ""  # an instruction of its own
+    answer: str = ""  # and what is to be said to it; empty: the assistant's rules decide
 
 
 def read_pack(path: Path, wanted: Callable[[Clip], bool] = lambda clip: True) -> Iterator[tuple[Clip, Pcm]]:
