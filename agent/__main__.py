@@ -21,6 +21,7 @@ from rich.console import Console
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
 URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
+ANSWERS: Final = Path("runs/infer/answers.jsonl")
 Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
 
 app = typer.Typer(
@@ -173,21 +174,67 @@ def export(
     export(trained, model, tokenizer, out)
 
 
-@app.command("eval")
-def evaluate(
-    pack: Annotated[Path, typer.Argument(help="Tar file with a manifest.csv; its dev split is used.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder of a checkpoint, else the shipped one.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and all answers.")] = Path("runs/eval"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Clips of each source, at most.")] = None,
+@app.command()
+def infer(
+    manifest: Annotated[Path, typer.Argument(help="TSV with columns id, audio, prompt, tgt_text, with_speech.")],
+    model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint, else the shipped one.")] = None,
+    audio_root: Annotated[Path | None, typer.Option(help="What relative paths of sound files start from.")] = None,
+    out: Annotated[Path, typer.Option(help="For the answers; .tsv: a table, else JSON lines.")] = ANSWERS,
+    task: Annotated[str, typer.Option(help="Of rows that do not tell theirs: asr, st, sv, er, ...")] = "",
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Score a checkpoint on recorded people."""
+    """Answer a list row by row; rows that cannot be answered are named, and make the exit status 1."""
     with _told_what_to_install("train"):
-        from wavllm_core.evaluate.command import evaluate
+        from wavllm_core.manifest import read_manifest
+
+        rows = read_manifest(manifest, audio_root, task)  # before the model, which takes seconds to import
+        import torch
+
+        from wavllm_core.evaluate.answerer import load_answerer
+        from wavllm_core.evaluate.answers import Answer, answer_rows
+    from rich.progress import Progress
+
+    torch.set_num_threads(threads)
+    answerer = load_answerer(model)
+    with Progress(console=_console()) as bar:
+        answering = bar.add_task("answering", total=len(rows))
+
+        def tell(answer: Answer) -> None:
+            bar.console.print(f"{answer.id}: {answer.problem or answer.answer}", style="red" if answer.problem else "")
+            bar.advance(answering)
+
+        answers = answer_rows(rows, answerer, out, tell)
+    failed = sum(bool(answer.problem) for answer in answers)
+    print(f"{len(answers) - failed} of {len(answers)} rows answered, {failed} failed: {out}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("eval")
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="A pack (its dev split), a manifest, or answers of infer.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "--model", help="Folder of a checkpoint, else the shipped one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report and all answers.")] = Path("runs/eval"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows, or clips of each source, at most.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: as for infer.")] = None,
+    task: Annotated[str, typer.Option(help="Of a manifest or answers: as for infer.")] = "",
+) -> None:
+    """Score a checkpoint on recorded people, or the answers to a list."""
+    with _told_what_to_install("train"):
+        import torch
+
+        from wavllm_core.evaluate.command import evaluate, evaluate_list, is_pack
     from rich.status import Status
 
+    torch.set_num_threads(threads)
     with Status("listening") as status:
-        page = evaluate(pack, checkpoint, out, limit, threads, status.update)
+        if is_pack(source):
+            page = evaluate(source, checkpoint, out, limit, threads, status.update)
+        else:
+            page = evaluate_list(source, checkpoint, audio_root, task, limit, out, status.update)
     print(page)
 
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from wavllm_core.evaluate.metrics import Share, equal_error_rate, word_error_rate
-from wavllm_core.evaluate.report import markdown
+from wavllm_core.evaluate.metrics import (
+    Estimate,
+    Share,
+    bleu,
+    bleu_counts,
+    bleu_metric,
+    equal_error_rate,
+    estimate,
+    normalise,
+    word_error_rate,
+)
+from wavllm_core.evaluate.report import markdown, write_json
 from wavllm_core.evaluate.tasks import (
     Answers,
     add_noise,
@@ -96,3 +111,61 @@ def test_error_rates() -> None:
     assert rate == 50
     with pytest.raises(ValueError, match="same and of different"):
         equal_error_rate(np.array([0.5]), np.array([True]))
+
+
+@given(order=st.permutations([True, True, False, False, False]))
+def test_scores_that_are_equal_say_nothing(order: list[bool]) -> None:
+    rate, _ = equal_error_rate(np.full(5, 0.5), np.array(order))
+    assert rate == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [("Don’t  STOP, now!", "don't stop now"), ("Schöne_Grüße", "schöne grüße"), ("…", ""), ("ＡＢＣ 12", "abc 12")],
+)
+def test_words_are_compared_in_one_form(text: str, normal: str) -> None:
+    assert normalise(text) == normal == normalise(normal)
+
+
+SENTENCES = st.lists(st.sampled_from(["ein", "Haus", "am", "See", "."]), min_size=1, max_size=9).map(" ".join)
+
+
+@given(pairs=st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=5))
+def test_bleu_of_summed_counts_is_that_of_the_corpus(pairs: list[tuple[str, str]]) -> None:
+    references, guesses = zip(*pairs, strict=True)
+    metric = bleu_metric(references)
+    wanted = metric.corpus_score(guesses, [references]).score
+    assert bleu(bleu_counts(metric, references, guesses)) == pytest.approx(wanted)
+
+
+def test_bleu_parts_chinese_into_characters() -> None:
+    metric = bleu_metric(["今天天气很好"])
+    assert bleu(bleu_counts(metric, ["今天天气很好"], ["今天天气很好"])) == pytest.approx(100)
+    assert "|tok:zh|" in str(metric.get_signature())
+
+
+def test_intervals_cover_what_theory_says() -> None:
+    right = np.arange(400) % 2
+    found = estimate(400, lambda drawn: 100 * float(right[drawn].mean()))
+    half = 1.96 * 100 * math.sqrt(0.25 / 400)
+    assert found.value == 50 and found.items == 400
+    assert found.low == pytest.approx(50 - half, abs=1) and found.high == pytest.approx(50 + half, abs=1)
+    assert found == estimate(400, lambda drawn: 100 * float(right[drawn].mean()))  # seeded
+    assert estimate(3, lambda drawn: 7.0) == Estimate(7, 7, 7, 3)
+    undefined = estimate(2, lambda drawn: math.nan if drawn[0] == drawn[1] else 1.0)
+    assert (undefined.low, undefined.high) == (1, 1)
+    with pytest.raises(ValueError, match="no items"):
+        estimate(0, lambda drawn: 0.0)
+
+
+def test_estimates_stand_in_both_reports(tmp_path: Path) -> None:
+    figures = {"st, BLEU": Estimate(20.04, 18.0, 22.06, 9), "threshold": 0.5}
+    page = markdown(figures, {"st, BLEU": "0.0"}, "title", ("figure", "items"), ["Read this."])
+    assert "| figure | % | 95 % interval | items | baseline |" in page and page.endswith("\n\nRead this.\n")
+    assert "| st, BLEU | 20.0 | 18.0-22.1 | 9 | 0.0 |" in page
+    write_json(figures, tmp_path / "scores.json", notes=["ü"])
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == {
+        "notes": ["ü"],
+        "st, BLEU": {"value": 20.04, "low": 18.0, "high": 22.06, "items": 9},
+        "threshold": 0.5,
+    }

@@ -1,102 +1,113 @@
-"""Manifests of the published form: what is read, what is refused by name, what training makes of a row."""
+"""The published list format: what is read, and how every bad row and file is named."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.core.tiny import write_tokenizer
-from wavllm_core.checkpoint import load_tokenizer
 from wavllm_core.errors import InputError
-from wavllm_core.prompt import TRANSCRIBE, PromptTemplate
-from wavllm_core.train import synthesis
-from wavllm_core.train.augment import Augmentation
-from wavllm_core.train.batches import ExampleMaker
-from wavllm_core.train.corpus import Corpus
-from wavllm_core.train.manifest import read_manifest
+from wavllm_core.manifest import Row, read_manifest
+from wavllm_core.tasks import TASKS
 
-HEADER = "id\taudio\tn_frames\tprompt\ttgt_text\twith_speech\tstart_frame\tend_frame"
-QUESTION = 'What is "it"?'  # quotes are characters like others
+HEADER = "id\taudio\tn_frames\tprompt\ttgt_text\twith_speech"
+FIELD = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1)
 
 
-def write(path: Path, *rows: str) -> Path:
-    path.write_text("\n".join([HEADER, *rows]) + "\n")
+def write(tmp_path: Path, *lines: str, name: str = "list.tsv") -> Path:
+    path = tmp_path / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-def sound(path: Path, seconds: float, rate: int = 16_000, channels: int = 1) -> Path:
-    soundfile.write(path, np.random.default_rng(0).standard_normal((int(seconds * rate), channels)) * 0.1, rate)
-    return path
+def test_rows_of_the_published_form(tmp_path: Path) -> None:
+    path = write(tmp_path, HEADER, 'one\ta.wav\t111111\tsay "it"\t"\'tis\tTrue', "two\t\t\tsay what\tit\tFalse")
+    assert read_manifest(path, Path("/root")) == [
+        Row(2, "one", 'say "it"', "\"'tis", audio="/root/a.wav"),
+        Row(3, "two", "say what", "it"),
+    ]
 
 
-def test_rows_are_read_at_any_rate_from_files_and_archives(tmp_path: Path) -> None:
-    sound(tmp_path / "stereo.wav", 1.0, rate=8_000, channels=2)
-    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_STORED) as archive:
-        archive.write(sound(tmp_path / "one.flac", 0.5), "one.flac")
-        offset = archive.infolist()[0].header_offset + 30 + len("one.flac")
-    stored = f"all.zip:{offset}:{(tmp_path / 'one.flac').stat().st_size}"
+def test_columns_in_any_order_with_the_optional_ones(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "asr.tsv",
-        f"a\tstereo.wav\t1\t{TRANSCRIBE}\tso tim went\tTrue\t\t",
-        f"b\t{stored}\t1\t{QUESTION}\tA.\tTrue\t1600\t4800",
-        f"c\t\t1\t{QUESTION}\tB.\tFalse\t\t",
+        tmp_path,
+        "task\twith_speech\ttgt_text\tprompt\taudio\tend_frame\tid\tstart_frame",
+        "sv\tTrue\tYes\t\t/sound/a.zip:3:4\t20\tone\t10",
+        "\tTrue\tYes\t\tb.wav\t\ttwo\t",
     )
-    rows = list(read_manifest(path))
-    assert [len(pcm) for _, pcm in rows] == [16_000, 3_200, 0]
-    assert [clip.text for clip, _ in rows] == ["so tim went", "", ""]
-    assert rows[1][0].prompt == QUESTION and rows[1][0].answer == "A."
-    assert {(clip.source, clip.split) for clip, _ in rows} == {("asr", "train")}
+    one, two = read_manifest(path, Path("root"))
+    assert one == Row(2, "one", TASKS["sv"].prompt, "Yes", "sv", "/sound/a.zip:3:4", 10, 20)
+    assert two == Row(3, "two", "", "Yes", audio="root/b.wav")
 
 
-def test_a_test_list_is_never_trained_on(tmp_path: Path) -> None:
-    sound(tmp_path / "a.wav", 0.5)
-    path = write(tmp_path / "test_asr.tsv", f"a\ta.wav\t1\t{TRANSCRIBE}\tyes\tTrue\t\t")
-    assert [clip.split for clip, _ in read_manifest(path)] == ["dev"]
+@pytest.mark.parametrize(
+    ("name", "task", "found"), [("gaokao.tsv", "", "sqa"), ("gaokao.tsv", "asr", "asr"), ("x.tsv", "", "")]
+)
+def test_the_task_of_rows_that_do_not_tell_it(tmp_path: Path, name: str, task: str, found: str) -> None:
+    path = write(tmp_path, HEADER, "one\ta.wav\t1\tpick\tA\tTrue", name=name)
+    assert [row.task for row in read_manifest(path, task=task)] == [found]
 
 
-def test_bad_rows_are_named_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sound(tmp_path / "long.wav", 41.0, rate=4_000)
-    sound(tmp_path / "good.wav", 0.5)
+@given(texts=st.tuples(FIELD, FIELD, FIELD))
+def test_any_text_stands_in_a_field(tmp_path_factory: pytest.TempPathFactory, texts: tuple[str, str, str]) -> None:
+    name, prompt, target = texts
     path = write(
-        tmp_path / "sqa.tsv",
-        f"absent\tabsent.wav\t1\t{QUESTION}\tA.\tTrue\t\t",
-        f"long\tlong.wav\t1\t{QUESTION}\tA.\tTrue\t\t",
-        f"mute\t\t1\t{QUESTION}\tA.\tTrue\t\t",
-        f"unanswered\tgood.wav\t1\t{QUESTION}\t\tTrue\t\t",
-        f"odd\tgood.wav\t1\t{QUESTION}\tA.\tTrue\tsoon\t",
-        f"good\tgood.wav\t1\t{QUESTION}\tA.\tTrue\t\t",
+        tmp_path_factory.mktemp("any"),
+        "tgt_text\tid\taudio\tprompt\twith_speech",
+        f"{target}\t{name}\ta\t{prompt}\tTrue",
     )
-    assert [clip.file for clip, _ in read_manifest(path)] == ["good"]
-    told = [record.getMessage() for record in caplog.records]
-    assert "line 2: absent" in told[0] and "line 3: long: audio: 41.0 s" in told[1]
-    assert "line 4: mute: audio: empty" in told[2] and "line 5: unanswered: tgt_text: empty" in told[3]
-    assert "line 6: odd" in told[4] and "5 of 6 rows skipped" in told[5]
+    (row,) = read_manifest(path)
+    assert (row.id, row.prompt, row.target, row.problem) == (name, prompt, target, "")
 
 
-def test_what_is_no_manifest_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "list.tsv").write_text("id\tsound\n1\ta.wav\n")
-    with pytest.raises(InputError, match=r"list\.tsv: no manifest: no column audio, prompt, tgt_text"):
-        list(read_manifest(tmp_path / "list.tsv"))
-    with pytest.raises(InputError, match="no rows"):
-        list(read_manifest(write(tmp_path / "empty.tsv")))
-    with pytest.raises(InputError, match=r"absent\.tsv: cannot be read"):
-        list(read_manifest(tmp_path / "absent.tsv"))
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("x\ta.wav\t1\tp\tt\tyes\t\t\t", "line 2: with_speech: 'yes' is neither True nor False"),
+        ("x\ta.wav\t1\tp\tt\t\t\t\t", "line 2: with_speech: '' is neither"),
+        ("x\t\t1\tp\tt\tTrue\t\t\t", "line 2: audio: empty"),
+        ("x\t\t1\t\tt\tFalse\t\t\t", "line 2: prompt: empty"),
+        ("\ta.wav\t1\tp\tt\tTrue\t\t\t", "line 2: id: empty"),
+        ("x\ta.wav\t1\tp", "line 2: tgt_text: missing"),
+        ("x\ta.wav\t1\tp\tt\tTrue\t\t\t\tmore", "line 2: more fields"),
+        ("x\ta.wav\t1\tp\tt\tTrue\t-1\t\t", "line 2: start_frame: '-1'"),
+        ("x\ta.wav\t1\tp\tt\tTrue\t\t1.5\t", "line 2: end_frame: '1.5'"),
+        (f"x\ta.wav\t1\tp\tt\tTrue\t\t{'9' * 5000}\t", "at most 15 digits"),
+        ("x\ta.wav\t1\tp\tt\tTrue\t7\t7\t", "line 2: end_frame: 7 is not after start_frame 7"),
+        ("x\ta.wav\t1\tp\tt\tTrue\t\t\tsing", "line 2: task: 'sing' is none of asr, st"),
+        (f"x\ta.wav\t1\t{'p' * 140_000}\tt\tTrue\t\t\t", "line 2: field larger than field limit"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_go_on(tmp_path: Path, line: str, problem: str) -> None:
+    path = write(tmp_path, f"{HEADER}\tstart_frame\tend_frame\ttask", line, "good\ta.wav\t1\tp\tt\tTrue\t\t\tasr")
+    bad, good = read_manifest(path)
+    assert problem in bad.problem
+    assert good == Row(3, "good", "p", "t", "asr", "a.wav")
 
 
-def test_a_row_becomes_its_prompt_and_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthesis, "phonemes", lambda texts: [[] for _ in texts])
-    sound(tmp_path / "a.wav", 0.5)
-    rows = (f"a\ta.wav\t1\t{QUESTION}\tB.\tTrue\t\t", "t\t\t1\tname it\tFour.\tFalse\t\t")
-    Corpus.write(tmp_path, read_manifest(write(tmp_path / "sqa.tsv", *rows)))
-    tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json"))
-    maker = ExampleMaker(Corpus(tmp_path), PromptTemplate(tokenizer), Augmentation(), seed=0)
-    batch = maker.batch([0], with_prompts=True)
-    assert tokenizer.decode(batch.after[0], skip_special_tokens=False).endswith(f"{QUESTION}[/INST]B.</s>")
-    wanted = [token for token, said in zip(batch.before[0] + batch.after[0], batch.wanted[0], strict=True) if said]
-    assert tokenizer.decode(wanted) == "B."
-    typed = maker.text_batch(40)
-    assert any("name it[/INST]" in tokenizer.decode(row, skip_special_tokens=False) for row in typed.before)
+@pytest.mark.parametrize("column", ["id", "audio", "prompt", "tgt_text", "with_speech"])
+def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path, HEADER.replace(column, "other"), "x\ta\t1\tp\tt\tTrue")
+    with pytest.raises(InputError, match=rf"list\.tsv: column {column} is missing"):
+        read_manifest(path)
+
+
+def test_faults_of_the_whole_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_manifest(tmp_path / "none.tsv")
+    with pytest.raises(InputError, match="holds no rows"):
+        read_manifest(write(tmp_path, HEADER))
+    with pytest.raises(InputError, match="column id is missing"):
+        read_manifest(write(tmp_path, ""))
+    with pytest.raises(InputError, match="column audio is there twice"):
+        read_manifest(write(tmp_path, f"{HEADER}\taudio", "x"))
+    with pytest.raises(InputError, match="header: field larger"):
+        read_manifest(write(tmp_path, "h" * 140_000))
+    with pytest.raises(InputError, match="'sing' is none of"):
+        read_manifest(write(tmp_path, HEADER), task="sing")
+    latin = write(tmp_path, HEADER, "x\ta\t1\tp\tt\tTrue")
+    latin.write_bytes(latin.read_bytes() + "é".encode("latin-1"))
+    with pytest.raises(InputError, match=r"list\.tsv: not UTF-8: byte 0xe9 at"):
+        read_manifest(latin)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jiwer
 import numpy as np
 import numpy.typing as npt
+from sacrebleu.metrics.bleu import BLEU
 
 NORMALISER = "lower case, letters, digits and apostrophes only, single spaces"
+RESAMPLES, SEED = 1_000, 20261125
+BOOTSTRAP = f"bootstrap over items: {RESAMPLES} draws with replacement, 2.5th to 97.5th percentile, seed {SEED}"
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,17 +41,72 @@ class Share:
         return 100 * (centre - half), 100 * (centre + half)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A figure over items, and where it would lie for other items of the kind 95 times of 100."""
+
+    value: float
+    low: float
+    high: float
+    items: int
+
+
+def estimate(items: int, statistic: Callable[[Integers], float]) -> Estimate:
+    """A figure with its interval, see BOOTSTRAP.
+
+    statistic: of the items with these indices, (items,), some more than once; NaN where it is not defined
+    Raises ValueError for no items.
+    """
+    if not items:
+        raise ValueError("no items, no estimate")
+    rng = np.random.default_rng(SEED)
+    drawn = np.array([statistic(rng.integers(items, size=items)) for _ in range(RESAMPLES)])
+    defined = drawn[np.isfinite(drawn)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (math.nan, math.nan)
+    return Estimate(float(statistic(np.arange(items))), float(low), float(high), items)
+
+
 def normalise(text: str) -> str:
     """See NORMALISER."""
-    return " ".join(re.sub(r"[^a-z0-9' ]+", " ", text.lower()).split())
+    straight = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").lower()
+    return " ".join(re.sub(r"[^\w' ]|_", " ", straight).split())
+
+
+def word_errors(references: Sequence[str], guesses: Sequence[str]) -> tuple[Integers, Integers]:
+    """Wrong, missing and surplus words, and words that should be there, of each pair: (pairs,) both.
+
+    Raises ValueError for an empty reference.
+    """
+    wanted = [normalise(text) for text in references]
+    if not all(wanted):
+        raise ValueError("a reference without words has no word error rate")
+    aligned = [jiwer.process_words(one, normalise(other)) for one, other in zip(wanted, guesses, strict=True)]
+    edits = [pair.substitutions + pair.deletions + pair.insertions for pair in aligned]
+    return np.array(edits, np.int64), np.array([len(text.split()) for text in wanted], np.int64)
 
 
 def word_error_rate(references: Sequence[str], guesses: Sequence[str]) -> float:
     """In percent, over all words together. Raises ValueError for an empty reference."""
-    wanted = [normalise(text) for text in references]
-    if not all(wanted):
-        raise ValueError("a reference without words has no word error rate")
-    return 100 * float(jiwer.wer(wanted, [normalise(text) for text in guesses]))
+    edits, words = word_errors(references, guesses)
+    return 100 * float(edits.sum() / words.sum())
+
+
+def bleu_metric(references: Sequence[str]) -> BLEU:
+    """sacrebleu's, with its tokenizer for Chinese where a reference is written in it; knows its signature."""
+    chinese = any(re.search(r"[\u4e00-\u9fff]", text) for text in references)
+    return BLEU(tokenize="zh" if chinese else "13a")
+
+
+def bleu_counts(metric: BLEU, references: Sequence[str], guesses: Sequence[str]) -> Integers:
+    """What BLEU is made of, (pairs, 10): n-grams that match and that there are, both lengths."""
+    pairs = [metric.corpus_score([guess], [[wanted]]) for wanted, guess in zip(references, guesses, strict=True)]
+    return np.array([[*pair.counts, *pair.totals, pair.sys_len, pair.ref_len] for pair in pairs], np.int64)
+
+
+def bleu(counts: Integers) -> float:
+    """BLEU from 0 to 100 of the pairs whose counts these are, (pairs, 10)."""
+    total = counts.sum(axis=0).tolist()
+    return float(BLEU.compute_bleu(total[:4], total[4:8], total[8], total[9], smooth_method="exp").score)
 
 
 def equal_error_rate(scores: npt.NDArray[np.floating], same: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -58,7 +118,9 @@ def equal_error_rate(scores: npt.NDArray[np.floating], same: npt.NDArray[np.bool
     if same.all() or not same.any():
         raise ValueError("pairs of the same and of different speakers are needed")
     order = np.argsort(-scores)
-    hits = np.cumsum(same[order]) / same.sum()
-    false_alarms = np.cumsum(~same[order]) / (~same).sum()
+    apart = np.append(np.diff(scores[order]) != 0, True)  # a threshold cannot part pairs of one score
+    hits = np.append(0, (np.cumsum(same[order]) / same.sum())[apart])
+    false_alarms = np.append(0, (np.cumsum(~same[order]) / (~same).sum())[apart])
     at = int(np.argmin(np.abs((1 - hits) - false_alarms)))
-    return 50 * float(1 - hits[at] + false_alarms[at]), float(scores[order][at])
+    thresholds = np.append(np.inf, scores[order][apart])
+    return 50 * float(1 - hits[at] + false_alarms[at]), float(thresholds[at])

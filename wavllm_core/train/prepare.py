@@ -20,7 +20,7 @@ from wavllm_core.speech import SpeechEncoder
 from wavllm_core.train import synthesis
 from wavllm_core.train.corpus import Clip, Corpus, Pcm, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import Scene, Writer
-from wavllm_core.train.manifest import read_manifest
+from wavllm_core.train.manifest import manifest_clips
 from wavllm_core.train.orders import OPENINGS
 from wavllm_core.train.splice import Phrase, Pieces, aligned, phrases_of
 from wavllm_core.train.tokenizer import train_tokenizer
@@ -41,7 +41,7 @@ def prepare_corpus(packs: list[Path], sentences: Path, counts: Synthetic, out: P
     except OSError as error:
         raise InputError(f"{sentences}: cannot be read: {error.strerror}") from error
     plain = [line for line in lines if SENTENCE.fullmatch(line)]
-    recorded = chain.from_iterable(read_manifest(pack) if pack.suffix == ".tsv" else read_pack(pack) for pack in packs)
+    recorded = chain.from_iterable(manifest_clips(pack) if pack.suffix == ".tsv" else read_pack(pack) for pack in packs)
     Corpus.write(out, chain(recorded, synthetic_clips(counts, plain)))
 
 
