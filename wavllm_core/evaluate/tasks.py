@@ -20,7 +20,7 @@ from wavllm_core.evaluate.metrics import Share, equal_error_rate, normalise, wor
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.batches import event_of
 from wavllm_core.train.corpus import Clip, Pcm, for_evaluation, read_pack, speech_span
-from wavllm_core.train.dialogue import Event, Scene, Writer
+from wavllm_core.train.dialogue import REFUSAL, Event, Scene, Writer
 from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
 
 LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.5  # silence around a clip, as the server's turn detection leaves it
@@ -165,11 +165,13 @@ def score(answers: Answers) -> dict[str, object]:
     if read:
         figures["read sentences, WER %"] = word_error_rate([c.text for c, _, _ in read], [t for _, t, _ in read])
         figures |= age_figures(read)
-    if answers.voices:
+        figures["read sentences, declined"] = share(normalise(reply) == normalise(REFUSAL) for _, _, reply in read)
+    clips = Counter(speaker for speaker, _ in answers.voices)
+    if sum(count > 1 for count in clips.values()) > 1:
         figures["same speaker or not, EER %"], figures["threshold at the EER"] = voice_error(answers.voices)
-    if answers.noisy_voices:
-        name = "same speaker or not, one clip of each pair in noise, EER %"
-        figures[name], _ = voice_error(answers.voices, answers.noisy_voices)
+        if answers.noisy_voices:
+            name = "same speaker or not, one clip of each pair in noise, EER %"
+            figures[name], _ = voice_error(answers.voices, answers.noisy_voices)
     return figures
 
 
@@ -213,6 +215,10 @@ def baselines(answers: Answers) -> dict[str, str]:
         "digits answered from an order in the history": [wanted for wanted, _ in answers.counted],
         "typed questions about the history": [wanted for wanted, _ in answers.questions],
         "coffee orders, all slots right": [str(clip.order) for clip, _, _ in said.get("s2i", [])],
+        "coffee orders in noise, all slots right, mean of 6 to 24 dB": [
+            str(c.order) for c, _, _ in said.get("s2i", [])
+        ],
+        "read sentences, declined": [REFUSAL for _ in said.get("so762", [])],
     }.items():
         if wanted:
             most = Counter(wanted).most_common(1)[0][1]
