@@ -149,9 +149,9 @@ def quietest(pcm: Pcm, start: int, end: int) -> int:
 def joined(parts: Sequence[Pcm]) -> Pcm:
     """One after the other, each faded into the next."""
     whole = parts[0].astype(np.float32)
-    rise = np.linspace(0, 1, FADE_SAMPLES, dtype=np.float32)
     for part in parts[1:]:
         fade = min(FADE_SAMPLES, len(part), len(whole))
-        overlap = whole[-fade:] * rise[:fade][::-1] + part[:fade] * rise[:fade]
+        rise = np.linspace(0, 1, fade, dtype=np.float32)
+        overlap = whole[-fade:] * (1 - rise) + part[:fade] * rise
         whole = np.concatenate([whole[:-fade], overlap, part[fade:].astype(np.float32)])
     return whole.astype(np.int16)
