@@ -174,20 +174,19 @@ class ExampleMaker:
                 clip = self.rng.choice(self.typed)
                 self.add_prompt(batch, [], Turn(), clip.prompt, clip.answer)
                 continue
-            scene, speakers, kind = Scene(), self.rng.randint(0, 3), self.rng.random()
-            if kind < 0.15:
-                text = self.writer.event(scene).text if kind < 0.1 else self.rng.choice(self.writer.chatter)
-                heard = self.as_if_heard(text)
-                self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", heard)
+            scene, speakers, kind = Scene(), self.rng.choice((0, 0, 1, 2, 3)), self.rng.random()
+            if kind < 0.06:
+                text = self.writer.event(scene).text
+                self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", self.as_if_heard(text))
                 continue
-            curious = self.rng.random() < 0.6
+            curious = self.rng.random() < 0.75
             history = self.writer.history(scene, past_turns, speakers, curious)
             event = self.writer.question(scene) if curious else self.writer.event(scene)
             speaker = self.writer.speaker(speakers)
-            if kind < 0.6:
+            if kind < 0.45:
                 turn, heard = Turn(spoken=True, speaker=speaker), self.as_if_heard(event.text)
             else:
-                speaker = speaker if kind < 0.8 else None  # who types is not always known
+                speaker = speaker if kind < 0.75 else None  # who types is not always known
                 turn, heard = Turn(text=event.text, speaker=speaker), []
             self.add_prompt(batch, history, turn, "", scene.reply(event, speaker), heard)
         return batch

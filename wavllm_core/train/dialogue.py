@@ -78,7 +78,8 @@ class Scene:
             return number
         slots = self.orders[-1][1].slots()
         counted = ["count"] if len(self.orders) - 1 in self.counts else []
-        return ["order", "who", *(kind for kind, slot in _SLOT_OF.items() if slot in slots), *counted, *number]
+        asked = [kind for kind, slot in _SLOT_OF.items() if slot in slots]
+        return ["order", "who", *asked, *asked, *counted, *number]  # slots twice: they are the hardest to find
 
     def _count(self, digit: str) -> str:
         self.number = digit
@@ -147,7 +148,7 @@ class Writer:
 
     def question(self, scene: Scene) -> Event:
         """Something asked about what went before; more often than not, something that was said."""
-        kinds = scene.known() if self.rng.random() < 0.6 else []
+        kinds = scene.known() if self.rng.random() < 0.7 else []
         kind = self.rng.choice(kinds or (list(QUESTIONS) if scene.orders else list(QUESTIONS)[:-1]))
         form = self.rng.choice(QUESTIONS[kind])
         ordered = [order.coffeeDrink for _, order in scene.orders]

@@ -135,7 +135,8 @@ class Trainer:
         rng = random.Random(self.data_seed(0))
         groups: Iterator[list[int]] = repeat([])
         if recipe.sources:
-            groups = bucketed(self.corpus, recipe.sources, recipe.batch_seconds, rng, recipe.max_seconds)
+            crop_seconds = recipe.augmentation.crop_seconds
+            groups = bucketed(self.corpus, recipe.sources, recipe.batch_seconds, rng, recipe.max_seconds, crop_seconds)
 
         def make(step: int, indices: list[int]) -> tuple[Batch | None, Batch | None]:
             self.maker.reseed(self.data_seed(step))

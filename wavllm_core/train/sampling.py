@@ -25,9 +25,13 @@ def bucketed(
     batch_seconds: float,
     rng: random.Random,
     max_seconds: float,
+    crop_seconds: float | None = None,
     max_rows: int = 64,
 ) -> Iterator[list[int]]:
-    """Clips of like length, endlessly; `weights` is how often each source is drawn per clip it has."""
+    """Clips of like length, endlessly; `weights` is how often each source is drawn per clip it has.
+
+    Longer clips than `max_seconds` are left out; those longer than `crop_seconds` count as so long.
+    """
     pool = [
         (i, weights[corpus.clips[i].source])
         for i in corpus.where("train", *weights)
@@ -39,7 +43,7 @@ def bucketed(
         batches: list[list[int]] = [[]]
         for index in drawn:
             rows = len(batches[-1]) + 1
-            seconds = min(corpus.seconds(index), max_seconds) + SPARE_SECONDS
+            seconds = min(corpus.seconds(index), crop_seconds or max_seconds) + SPARE_SECONDS
             if batches[-1] and (rows > max_rows or rows * seconds > batch_seconds):
                 batches.append([])
             batches[-1].append(index)
