@@ -114,7 +114,9 @@ def demo(
 
 @app.command()
 def prepare(
-    packs: Annotated[list[Path], typer.Argument(metavar="PACK...", help="Tar files with a manifest.csv each.")],
+    packs: Annotated[
+        list[Path], typer.Argument(metavar="PACK...", help="Tar files with a manifest.csv each, or TSV lists.")
+    ],
     sentences: Annotated[Path, typer.Option(help="Sentences for synthetic speech, one a line.")],
     out: Annotated[Path, typer.Option(help="Folder for the corpus.")] = Path("runs/corpus"),
     orders: Annotated[int, typer.Option(min=0, help="Synthetic coffee orders.")] = 4000,
@@ -157,13 +159,16 @@ def transcribe_orders(
     corpus: Annotated[Path, typer.Argument(help="Folder made by prepare.")] = Path("runs/corpus"),
     checkpoint: Annotated[Path, typer.Option(help="Of stage 0.")] = Path("runs/0-encoders/last.pt"),
     model: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/train/nano-model.json"),
+    spliced: Annotated[int, typer.Option(min=0, help="Orders to make of recorded phrases, beside.")] = 0,
 ) -> None:
     """Give the recorded orders of the train split, labelled with slots alone, their likeliest words."""
     logging.getLogger().setLevel(logging.INFO)
     with _told_what_to_install("train"):
-        from wavllm_core.train.prepare import transcribe_orders
+        from wavllm_core.train.prepare import splice_orders, transcribe_orders
 
     print(f"{transcribe_orders(corpus, checkpoint, model)} orders transcribed")
+    if spliced:
+        print(f"{splice_orders(corpus, checkpoint, model, spliced)} orders spliced")
 
 
 @app.command()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -178,21 +180,21 @@ class FineTuner:
             pool, skip = pool + 1, 0
 
     def batch(self, examples: list[Example]) -> dict[str, Tensor]:
-        """The arguments of `forward`, on the device."""
+        """The arguments of `forward`."""
         made = self.processor(
             text=[example.instruction for example in examples],
             audio=[example.waveform for example in examples],
             target=[example.answer for example in examples],
             sampling_rate=SAMPLE_RATE,
         )
-        return dict(made.to(self.accelerator.device))
+        return dict(made)
 
     def run(self) -> None:
         """Train until the recipe's last step, then write the model to `out/model`."""
         recipe = self.recipe
         recipe.out.mkdir(parents=True, exist_ok=True)
         self.model.train()
-        batches = self.batches(self.step * recipe.accumulate)
+        batches = ahead(self.batches(self.step * recipe.accumulate))
         while self.step < recipe.steps:
             self.advance(batches)
             if self.step % recipe.log_every == 0:
@@ -217,6 +219,7 @@ class FineTuner:
             asked = time.monotonic()
             batch = next(batches)
             waited_s = time.monotonic() - asked
+            batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
             with self.accelerator.accumulate(self.model):
                 out = self.model(**batch)
                 self.accelerator.backward(out.loss)
@@ -240,11 +243,21 @@ class FineTuner:
         self.model.eval()
         for start in range(0, len(read), rows):
             part = read[start : start + rows]
-            out: Any = self.model(**self.batch(part))
+            batch = {name: tensor.to(self.accelerator.device) for name, tensor in self.batch(part).items()}
+            out: Any = self.model(**batch)
             sums["dev_loss"] += out.loss.item() * len(part)
             sums["dev_right"] += _right(out.logits, out.labels) * len(part)
         self.model.train()
         return {name: value / max(1, len(read)) for name, value in sums.items()}
+
+
+def ahead(batches: Iterator[dict[str, Tensor]], count: int = 2) -> Iterator[dict[str, Tensor]]:
+    """The same batches, made by a thread while the model is busy with earlier ones."""
+    with ThreadPoolExecutor(1) as pool:
+        ready = deque(pool.submit(next, batches) for _ in range(count))
+        while True:
+            yield ready.popleft().result()
+            ready.append(pool.submit(next, batches))
 
 
 def _right(logits: Tensor, labels: Tensor) -> float:
