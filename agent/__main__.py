@@ -48,13 +48,22 @@ def serve(
 
         settings = load_config(config)  # before the model, which takes seconds to import
         from agent.server import PATH, serve
+        from wavllm_core.engine.core import EngineLimits
         from wavllm_core.engine.live import LiveEngine
+        from wavllm_core.engine.speculation import SpeculationLimits
 
     if host is not None:
         settings = replace(settings, server=replace(settings.server, host=host))
     if port is not None:
         settings = replace(settings, server=replace(settings.server, port=port))
-    engine = LiveEngine.load(settings.model.checkpoint, settings.model.threads)
+    model = settings.model
+    limits = EngineLimits(
+        conversations=settings.server.max_sessions + 1,  # one may still be leaving
+        kv_mib=model.kv_mib,
+        threads=model.threads,
+        speculation=SpeculationLimits(per_utterance=model.speculations),
+    )
+    engine = LiveEngine.load(model.checkpoint, limits)
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S

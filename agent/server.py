@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.session import Session, SessionOptions
 from agent.vad import Vad, WebRtcVad
 from wavllm_core.engine.api import Engine, Sampling
+from wavllm_core.errors import CapacityError
 
 PATH: Final = "/v1/realtime"
 HEALTH_PATH: Final = "/healthz"
@@ -141,6 +142,8 @@ class Frontdoor:
         self._sessions += 1
         try:
             await self._converse(connection)
+        except* CapacityError as full:
+            await _refuse(connection, str(full.exceptions[0]))
         except* ConnectionClosed:
             pass  # the client is gone, and all that was done for it has ended
         except* Exception:
@@ -163,16 +166,16 @@ class Frontdoor:
             async for message in connection:
                 await session.receive(message)
 
-        session = Session(self._engine, self._options, send)
-        log.info("%s opened", session.id)
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(session.run(), name=f"converse {session.id}"),
-                tasks.create_task(read(), name=f"read {session.id}"),
-            ]
-            await connection.wait_closed()
-            for task in running:
-                task.cancel()
+        with closing(Session(self._engine, self._options, send)) as session:
+            log.info("%s opened", session.id)
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(session.run(), name=f"converse {session.id}"),
+                    tasks.create_task(read(), name=f"read {session.id}"),
+                ]
+                await connection.wait_closed()
+                for task in running:
+                    task.cancel()
         log.info("%s closed: %s %s", session.id, connection.close_code, connection.close_reason)
 
 

@@ -71,6 +71,16 @@ async def test_a_full_server_says_so_and_takes_clients_again_later() -> None:
             await client.until("response.done")
 
 
+async def test_an_engine_without_room_refuses_too() -> None:
+    engine = ScriptedEngine()
+    engine.full = True
+    async with running(engine) as port, connect(f"ws://127.0.0.1:{port}/v1/realtime", proxy=None) as refused:
+        error = json.loads(await refused.recv())["error"]
+        assert (error["code"], "0 conversations" in error["message"]) == ("server_full", True)
+        with pytest.raises(ConnectionClosed):
+            await refused.recv()
+
+
 async def test_a_signal_stops_the_server_and_clients_are_told() -> None:
     engine = ScriptedEngine()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
