@@ -47,6 +47,7 @@ class PromptTemplate:
         if blank_id is None:
             raise ValueError(f"the tokenizer has no {SPEECH}")
         self.blank_id = blank_id  # what an audio vector without a word is trained to resemble
+        self.reply_id, self.end_id = tokenizer.token_to_id(INST_END), tokenizer.token_to_id(EOS)
         self.opening = BOS + (f"{SYS}{system_prompt}{SYS_END}" if system_prompt else "")
 
     def encode(self, text: str) -> list[int]:
@@ -68,6 +69,17 @@ class PromptTemplate:
     def gate_ids(self, instruction: str) -> list[int]:
         """What the prompt-aware gate reads: the instruction in double quotes, nothing else."""
         return self.encode(f'"{instruction}"')
+
+    def replies(self, before: Sequence[int], learnable: Sequence[bool]) -> list[bool]:
+        """Which ids of a prompt are earlier replies with their ends; `learnable` says of which turns."""
+        inside, turn, found = False, -1, []
+        for token in before:
+            found.append(inside and learnable[turn])
+            if token == self.reply_id:
+                inside, turn = True, turn + 1
+            elif token == self.end_id:
+                inside = False
+        return found
 
     def target(self, reply: str) -> list[int]:
         """A reply and its end."""

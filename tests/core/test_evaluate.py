@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,15 @@ from wavllm_core.evaluate.metrics import (
     word_error_rate,
 )
 from wavllm_core.evaluate.report import markdown, write_json
-from wavllm_core.evaluate.tasks import Answers, baselines, score
+from wavllm_core.evaluate.tasks import (
+    Answers,
+    add_noise,
+    age_figures,
+    baselines,
+    noise_figures,
+    score,
+    voice_error,
+)
 from wavllm_core.train.corpus import Clip
 from wavllm_core.train.orders import Order
 
@@ -48,6 +57,48 @@ def test_figures_and_baselines_count_what_was_said() -> None:
     assert figures["typed questions about the history"] == Share(1, 2)
     assert floor["digits, transcribed"].startswith("66.7")
     assert "| digits, transcribed | 66.7 |" in markdown(figures, floor, "title")
+
+
+def test_orders_in_noise_are_counted_by_ratio_and_by_kind() -> None:
+    answers = Answers()
+    answers.noisy_orders = [(6, "kitchen", False), (6, "other", True), (24, "kitchen", True), (24, "other", True)]
+    figures, name = noise_figures(answers), "coffee orders in noise, all slots right"
+    assert figures[f"{name}, mean of 6 to 24 dB"] == Share(3, 4)
+    assert figures[f"{name}, 6 dB"] == figures[f"{name}, kitchen noise"] == Share(1, 2)
+    assert figures[f"{name}, 24 dB"] == figures[f"{name}, other noise"] == Share(2, 2)
+    assert noise_figures(Answers()) == {}
+
+
+def test_noise_has_the_ratio_while_there_is_speech() -> None:
+    rng = np.random.default_rng(0)
+    speech = (rng.standard_normal(16_000) * 2000).astype(np.int16)
+    clip = np.concatenate([np.zeros(16_000, np.int16), speech, np.zeros(16_000, np.int16)])
+    noise = (rng.standard_normal(40_000) * 300).astype(np.int16)
+    added = add_noise(clip, {"other": [noise]}, "other", 12, random.Random(0)).astype(float) - clip
+    powers = np.mean(np.square(speech.astype(float))) / np.mean(np.square(added))
+    assert 10 * np.log10(powers) == pytest.approx(12, abs=0.5)
+    assert np.square(added[:8_000]).mean() == pytest.approx(np.square(added).mean(), rel=0.1)
+
+
+def test_word_error_rates_go_by_the_age_in_the_label() -> None:
+    rows = [
+        (Clip("", "so762", "dev", "so tim went", label="age=6 gender=f"), "so tim", ""),
+        (Clip("", "so762", "dev", "so tim went", label="age=31 gender=m"), "so tim went", ""),
+        (Clip("", "so762", "dev", "so tim went", label="gender=m"), "", ""),
+    ]
+    figures = age_figures(rows)
+    assert figures == {
+        "read sentences, under 10 years, WER %": pytest.approx(100 / 3),
+        "read sentences, 18 and more years, WER %": 0,
+    }
+
+
+def test_voices_in_noise_are_compared_with_clean_ones() -> None:
+    north, east = np.array([1.0, 0.0], np.float32), np.array([0.0, 1.0], np.float32)
+    clean = [("a", north), ("a", north), ("b", east), ("b", east)]
+    swapped = [("a", east), ("a", east), ("b", north), ("b", north)]
+    assert voice_error(clean)[0] == 0
+    assert voice_error(clean, swapped)[0] == 100
 
 
 def test_error_rates() -> None:

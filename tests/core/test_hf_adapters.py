@@ -36,7 +36,7 @@ def test_a_folded_gate_answers_as_the_gated_model(tmp_path: Path, order: str) ->
     assert gate.std() > 0.01
     plain = PeftModel.from_pretrained(base_of(model), str(tmp_path / "out")).eval()
     options = {"inputs_embeds": INPUTS, "attention_mask": torch.ones(1, 9), "max_new_tokens": 12, "do_sample": False}
-    with model._gated(gate[None]), torch.no_grad():
+    with model.gated_by(gate[None]), torch.no_grad():
         gated_tokens = model.llm.generate(**options)
         gated_logits = model.llm(inputs_embeds=INPUTS).logits
     with torch.no_grad():

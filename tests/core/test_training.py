@@ -16,18 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.tiny import tiny_config, tiny_model, write_tokenizer
-from wavllm_core.checkpoint import load_tokenizer
+from wavllm_core.checkpoint import load_tokenizer, save
 from wavllm_core.errors import InputError
 from wavllm_core.prompt import PromptTemplate, Turn
 from wavllm_core.speech import Encoded
 from wavllm_core.train import synthesis
-from wavllm_core.train.batches import Augmentation, Batch, ExampleMaker
+from wavllm_core.train.augment import Augmentation
+from wavllm_core.train.batches import Batch, ExampleMaker
 from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
 from wavllm_core.train.losses import Heads, word_loss
 from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
-from wavllm_core.train.recipe import load_recipe
+from wavllm_core.train.recipe import Recipe, load_recipe
 
 MOCHA = Order("mocha", size="large", milkAmount="soy milk")
 LATTE = Order("latte", sugarAmount="lots of brown sugar")
@@ -115,23 +116,24 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
     clips = [clip for clip, _ in read_pack(write_pack(tmp_path / "pack.tar"))]
     assert [clip.text for clip in clips] == ["three", "seven", "three"]
     warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == 2
+    assert len(warnings) == 3
     assert "line 5: audio/broken.flac" in warnings[0] and "line 6: audio/absent.flac" in warnings[1]
+    assert "2 of 5 rows skipped" in warnings[2]
 
 
 def test_every_recipe_of_the_project_is_readable() -> None:
-    recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
-    assert [load_recipe(path).out.name for path in recipes] == [path.stem for path in recipes]
-    assert len(recipes) == 6
+    recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("[0-9]*.yaml"))
+    assert [load_recipe(path, Recipe).out.name for path in recipes] == [path.stem for path in recipes]
+    assert len(recipes) == 11
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("out: a\ncorpus: b\nmodel: c\ntokenizer: d\nsteps: 1\npeak_lr: 1\nlosses: {}\nspeed: 3\n")
     with pytest.raises(InputError, match=r"recipe\.yaml: speed"):
-        load_recipe(path)
+        load_recipe(path, Recipe)
     with pytest.raises(InputError, match=r"absent\.yaml: cannot be read"):
-        load_recipe(tmp_path / "absent.yaml")
+        load_recipe(tmp_path / "absent.yaml", Recipe)
 
 
 @pytest.mark.needs("espeak-ng")
@@ -150,16 +152,17 @@ def test_phonemes_have_no_stress_and_survive_punctuation() -> None:
     assert not set("',|") & set("".join(order))
 
 
-@pytest.mark.needs("espeak-ng")
-@pytest.mark.timeout(60)
-def test_a_killed_run_goes_on_and_its_loss_falls(tmp_path: Path) -> None:
-    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
-    (tmp_path / "model.json").write_text(tiny_config().to_json())
+def write_recipe(folder: Path, **changes: object) -> Path:
+    """A recipe for a tiny model on a tiny corpus, both made in the folder."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "corpus").exists():
+        Corpus.write(folder / "corpus", read_pack(write_pack(folder / "pack.tar")))
+        (folder / "model.json").write_text(tiny_config().to_json())
     recipe = {
-        "out": str(tmp_path / "run"),
-        "corpus": str(tmp_path / "corpus"),
-        "model": str(tmp_path / "model.json"),
-        "tokenizer": str(write_tokenizer(tmp_path / "tokenizer.json")),
+        "out": str(folder / "run"),
+        "corpus": str(folder / "corpus"),
+        "model": str(folder / "model.json"),
+        "tokenizer": str(write_tokenizer(folder / "tokenizer.json")),
         "steps": 10,
         "peak_lr": 3e-3,
         "warmup_steps": 2,
@@ -173,11 +176,15 @@ def test_a_killed_run_goes_on_and_its_loss_falls(tmp_path: Path) -> None:
         "save_every": 5,
         "validate_every": 10,
     }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | changes))
+    return folder / "recipe.yaml"
 
+
+@pytest.mark.needs("espeak-ng")
+@pytest.mark.timeout(60)
+def test_a_killed_run_goes_on_and_its_loss_falls(tmp_path: Path) -> None:
     def train(steps: int) -> Trainer:
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(recipe | {"steps": steps}))
-        trainer = Trainer(load_recipe(path))
+        trainer = Trainer(load_recipe(write_recipe(tmp_path, steps=steps), Recipe))
         trainer.run()
         return trainer
 
@@ -191,6 +198,67 @@ def test_a_killed_run_goes_on_and_its_loss_falls(tmp_path: Path) -> None:
     losses = [line["reply"] for line in log if "reply" in line]
     assert losses[-1] < losses[0]
     assert any("dev_fsdd_reply" in line for line in log)
+
+
+def test_every_reply_of_a_history_is_practised_but_those_to_turns_without_words(tmp_path: Path) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    maker = ExampleMaker(Corpus(tmp_path / "corpus"), template, Augmentation(), seed=0)
+    batch = maker.text_batch(1)
+    for field in (batch.before, batch.after, batch.wanted, batch.instructions):
+        field.clear()
+    history = [Turn("one", reply="You said one."), Turn("", speaker=2, reply="A latte."), Turn("not answered")]
+    maker.add_prompt(batch, history, Turn(spoken=True), "", "You said two.", heard=[30, 31])
+    ids = batch.before[0] + batch.after[0]
+    said = [token for token, wanted in zip(ids, batch.wanted[0], strict=True) if wanted]
+    assert template.tokenizer.decode(said, skip_special_tokens=False) == "You said one.</s>You said two.</s>"
+
+
+def test_a_run_starts_from_a_shipped_checkpoint(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, init=[str(tmp_path / "shipped")], frozen=[""], precision="bf16", steps=2)
+    shipped = {name: value + 0.5 for name, value in tiny_model().state_dict().items()}
+    save(tmp_path / "shipped", tiny_config(), shipped, tmp_path / "tokenizer.json")
+    trainer = Trainer(load_recipe(recipe, Recipe))
+    heads = trainer.heads.phonemes.weight.clone()
+    trainer.run()
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(value, shipped[name].to(torch.bfloat16).float())  # nothing but the heads moved
+    assert not torch.equal(trainer.heads.phonemes.weight, heads)
+
+
+def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Trainer(load_recipe(write_recipe(tmp_path / "whole", steps=6, save_every=3), Recipe))
+    whole.run()
+    path = write_recipe(tmp_path / "killed", steps=6, save_every=3)
+    killed = Trainer(load_recipe(path, Recipe))
+    save_once = killed.save
+
+    def save_and_die() -> None:
+        save_once()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(killed, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    resumed = Trainer(load_recipe(path, Recipe))
+    assert resumed.step == 3
+    resumed.run()
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value)
+
+
+def test_speeds_make_speakers_of_their_own(tmp_path: Path) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    how = Augmentation(voice_speeds=(0.5, 1.0, 2.0), lead_seconds=(0.0, 0.0), tail_seconds=(0.0, 0.0))
+    maker = ExampleMaker(Corpus(tmp_path / "corpus"), template, how, seed=0)
+    assert maker.speakers == 6
+    batch = maker.batch([0, 1] * 20, with_prompts=False)
+    lengths = {}
+    for samples, speaker in zip(batch.samples.tolist(), batch.speakers.tolist(), strict=True):
+        lengths.setdefault(speaker // 2, []).append(samples)
+    assert set(batch.speakers.tolist()) == set(range(6))
+    assert min(lengths[0]) > max(lengths[1]) > max(lengths[2])  # half as fast is twice as long
 
 
 def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wavllm_core.engine.api import Heard
+from wavllm_core.engine.api import SAMPLE_RATE, Heard
 from wavllm_core.engine.hearing import TAIL_DUE_S, Hearing, Waveform
 from wavllm_core.engine.kv import name_vectors
 from wavllm_core.errors import CoreError, InputError
-from wavllm_core.hf.live import SAMPLE_RATE, LiveStockEncoders, OpenTurn
+from wavllm_core.hf.live import LiveStockEncoders, OpenTurn
 
 log = logging.getLogger(__name__)
 Voice = Callable[[Tensor], npt.NDArray[np.float32]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,14 +19,17 @@ from wavllm_core.engine.decoder import Decoder
 from wavllm_core.evaluate.metrics import Share, equal_error_rate, normalise, word_error_rate
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.batches import event_of
-from wavllm_core.train.corpus import Clip, Pcm, read_pack
-from wavllm_core.train.dialogue import Event, Scene, Writer
+from wavllm_core.train.corpus import Clip, Pcm, for_evaluation, read_pack, speech_span
+from wavllm_core.train.dialogue import REFUSAL, Event, Scene, Writer
 from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
 
 LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.5  # silence around a clip, as the server's turn detection leaves it
 SEED = 20261122  # of the orders that stand in the history, and of the pairs of voices
 PAIRS_PER_KIND = 20_000
 QUESTIONS_ASKED = 200
+SNRS_DB = (6, 9, 12, 15, 18, 21, 24)
+AGES = {"under 10": range(10), "10 to 17": range(10, 18), "18 and more": range(18, 150)}
+Noises = dict[str, list[Pcm]]  # "kitchen" and "other"
 
 
 class Listener:
@@ -43,6 +47,12 @@ class Listener:
         vector = self.decoder.speech.speaker_head.vector(encoded.pool)[0].numpy()
         return Heard(encoded.speech_embeds[0], vector, len(waveform) / SAMPLE_RATE)
 
+    @torch.inference_mode()
+    def voice(self, pcm: Pcm) -> npt.NDArray[np.float32]:
+        """The speaker vector of a clip alone."""
+        waveform = torch.from_numpy(pcm.astype(np.float32) / 32768)[None]
+        return np.asarray(self.decoder.speech.voice(waveform)[0].numpy())
+
     def ask(self, heard: Heard, instruction: str = "", history: tuple[Exchange, ...] = ()) -> str:
         """The whole answer, chosen greedily."""
         exchanges = [*history, Exchange(heard=heard)]
@@ -56,30 +66,62 @@ class Answers:
     said: dict[str, list[tuple[Clip, str, str]]] = field(default_factory=dict)  # clip, transcript, reply
     counted: list[tuple[str, str]] = field(default_factory=list)  # digits after an order: wanted, given
     questions: list[tuple[str, str]] = field(default_factory=list)  # typed, about the history: wanted, given
+    noisy_orders: list[tuple[int, str, bool]] = field(default_factory=list)  # SNR in dB, kind of noise, all slots right
     voices: list[tuple[str, npt.NDArray[np.float32]]] = field(default_factory=list)  # speaker, vector
+    noisy_voices: list[tuple[str, npt.NDArray[np.float32]]] = field(default_factory=list)  # the same clips in noise
 
 
 def collect(
     listener: Listener, pack: Path, limit: int | None, progress: Callable[[str], None], split: str = "dev"
 ) -> Answers:
     """Put every clip of the split to the model; at most `limit` of each source."""
-    answers, rng = Answers(), random.Random(SEED)
-    for clip, pcm in read_pack(pack):
+    answers, rng, noises = Answers(), random.Random(SEED), read_noises(pack)
+    noise_rng = random.Random(SEED)
+    for clip, pcm in read_pack(pack, lambda clip: clip.split == split and clip.source != "noise"):
         rows = answers.said.setdefault(clip.source, [])
-        if clip.split != split or clip.source == "noise" or (limit is not None and len(rows) >= limit):
+        if limit is not None and len(rows) >= limit:
             continue
         heard = listener.hear(pcm)
         if clip.source == "so762":
             answers.voices.append((clip.speaker, heard.speaker_vector))
+            if noises:
+                noisy = add_noise(pcm, noises, noise_rng.choice(list(noises)), noise_rng.choice(SNRS_DB), noise_rng)
+                answers.noisy_voices.append((clip.speaker, listener.voice(noisy)))
         transcript = listener.ask(heard, TRANSCRIBE) if clip.text else ""
         rows.append((clip, transcript, listener.ask(heard)))
         if clip.source == "fsdd":
             answers.counted.append(count_after_order(listener, heard, clip, rng))
+        if clip.order and noises:
+            kind = list(noises)[len(rows) % len(noises)]
+            for snr_db in SNRS_DB:
+                noisy = add_noise(pcm, noises, kind, snr_db, noise_rng)
+                right = parse(listener.ask(listener.hear(noisy))) == clip.order
+                answers.noisy_orders.append((snr_db, kind, right))
         progress(f"{clip.source} {len(rows)}")
     answers.questions = [
         ask_about_history(listener, rng) for _ in range(min(limit or QUESTIONS_ASKED, QUESTIONS_ASKED))
     ]
     return answers
+
+
+def read_noises(pack: Path) -> Noises:
+    """What training has not heard: the dev split's noises, and the last third of the kitchen."""
+    noises: Noises = {}
+    for clip, pcm in read_pack(pack, lambda clip: clip.source == "noise"):
+        if clip.label == "kitchen":
+            noises["kitchen"] = [for_evaluation(pcm)]
+        elif clip.split == "dev":
+            noises.setdefault("other", []).append(pcm)
+    return noises
+
+
+def add_noise(pcm: Pcm, noises: Noises, kind: str, snr_db: float, rng: random.Random) -> Pcm:
+    """A clip with a stretch of noise all along, at a ratio of mean powers while there is speech."""
+    noise = rng.choice(noises[kind])
+    start, end = speech_span(pcm)
+    stretch = np.take(noise, np.arange(len(pcm)) + rng.randrange(len(noise)), mode="wrap").astype(np.float32)
+    power = np.mean(np.square(pcm[start:end].astype(np.float32))) / max(float(np.mean(np.square(stretch))), 1.0)
+    return np.clip(pcm + stretch * np.sqrt(power / 10 ** (snr_db / 10)), -32768, 32767).astype(np.int16)
 
 
 def ask_about_history(listener: Listener, rng: random.Random) -> tuple[str, str]:
@@ -118,17 +160,54 @@ def score(answers: Answers) -> dict[str, object]:
         figures[f"coffee orders, {slot}"] = share(
             given is not None and getattr(wanted, slot) == getattr(given, slot) for wanted, given in orders
         )
+    figures |= noise_figures(answers)
     read = answers.said.get("so762", [])
     if read:
         figures["read sentences, WER %"] = word_error_rate([c.text for c, _, _ in read], [t for _, t, _ in read])
-    if answers.voices:
+        figures |= age_figures(read)
+        figures["read sentences, declined"] = share(normalise(reply) == normalise(REFUSAL) for _, _, reply in read)
+    clips = Counter(speaker for speaker, _ in answers.voices)
+    if sum(count > 1 for count in clips.values()) > 1:
         figures["same speaker or not, EER %"], figures["threshold at the EER"] = voice_error(answers.voices)
+        if answers.noisy_voices:
+            name = "same speaker or not, one clip of each pair in noise, EER %"
+            figures[name], _ = voice_error(answers.voices, answers.noisy_voices)
     return figures
+
+
+def noise_figures(answers: Answers) -> dict[str, object]:
+    """Orders in noise: the mean over all ratios, then each ratio and each kind of noise."""
+    rows, name = answers.noisy_orders, "coffee orders in noise, all slots right"
+    if not rows:
+        return {}
+    figures: dict[str, object] = {f"{name}, mean of 6 to 24 dB": share(right for _, _, right in rows)}
+    for snr_db in SNRS_DB:
+        figures[f"{name}, {snr_db} dB"] = share(right for at, _, right in rows if at == snr_db)
+    for kind in dict.fromkeys(kind for _, kind, _ in rows):
+        figures[f"{name}, {kind} noise"] = share(right for _, of, right in rows if of == kind)
+    return figures
+
+
+def age_figures(read: list[tuple[Clip, str, str]]) -> dict[str, object]:
+    """Word error rates by the age that a label has, as in `age=12 gender=f`."""
+    figures: dict[str, object] = {}
+    for name, ages in AGES.items():
+        rows = [(clip.text, said) for clip, said, _ in read if (found := age(clip)) is not None and found in ages]
+        if rows:
+            figures[f"read sentences, {name} years, WER %"] = word_error_rate(*map(list, zip(*rows, strict=True)))
+    return figures
+
+
+def age(clip: Clip) -> int | None:
+    """In years, where the label says."""
+    found = re.search(r"\bage=(\d+)", clip.label)
+    return int(found.group(1)) if found else None
 
 
 def baselines(answers: Answers) -> dict[str, str]:
     """What always giving the most frequent right answer would score, from the same clips."""
-    found = {"read sentences, WER %": "100 (no words)", "same speaker or not, EER %": "50 (chance)"}
+    found = {name: "100 (no words)" for name in score(answers) if name.startswith("read sentences")}
+    found |= {name: "50 (chance)" for name in score(answers) if name.endswith("EER %")}
     said = answers.said
     for name, wanted in {
         "digits, transcribed": [clip.text for clip, _, _ in said.get("fsdd", [])],
@@ -136,6 +215,10 @@ def baselines(answers: Answers) -> dict[str, str]:
         "digits answered from an order in the history": [wanted for wanted, _ in answers.counted],
         "typed questions about the history": [wanted for wanted, _ in answers.questions],
         "coffee orders, all slots right": [str(clip.order) for clip, _, _ in said.get("s2i", [])],
+        "coffee orders in noise, all slots right, mean of 6 to 24 dB": [
+            str(c.order) for c, _, _ in said.get("s2i", [])
+        ],
+        "read sentences, declined": [REFUSAL for _ in said.get("so762", [])],
     }.items():
         if wanted:
             most = Counter(wanted).most_common(1)[0][1]
@@ -149,17 +232,24 @@ def share(outcomes: Iterable[bool]) -> Share:
     return Share(sum(results), len(results))
 
 
-def voice_error(voices: list[tuple[str, npt.NDArray[np.float32]]]) -> tuple[float, float]:
-    """EER over random pairs of clips, as many of one speaker as of two."""
+Voices = list[tuple[str, npt.NDArray[np.float32]]]  # speaker, vector
+
+
+def voice_error(voices: Voices, others: Voices | None = None) -> tuple[float, float]:
+    """EER over random pairs of clips, as many of one speaker as of two; the second of each pair from `others`.
+
+    others: the same clips in the same order under other circumstances
+    """
     rng = random.Random(SEED)
-    by_speaker: dict[str, list[npt.NDArray[np.float32]]] = {}
-    for speaker, vector in voices:
-        by_speaker.setdefault(speaker, []).append(vector)
-    names = [name for name, vectors in by_speaker.items() if len(vectors) > 1]
+    seconds = others or voices
+    by_speaker: dict[str, list[int]] = {}
+    for i, (speaker, _) in enumerate(voices):
+        by_speaker.setdefault(speaker, []).append(i)
+    names = [name for name, clips in by_speaker.items() if len(clips) > 1]
     scores, same = [], []
     for _ in range(PAIRS_PER_KIND):
         one, other = rng.sample(by_speaker[rng.choice(names)], 2)
         a, b = (rng.choice(by_speaker[name]) for name in rng.sample(names, 2))
-        scores += [float(one @ other), float(a @ b)]
+        scores += [float(voices[one][1] @ seconds[other][1]), float(voices[a][1] @ seconds[b][1])]
         same += [True, False]
     return equal_error_rate(np.array(scores), np.array(same))

@@ -60,8 +60,7 @@ def export_lora(model: WavLLMForConditionalGeneration, instruction_ids: list[int
     instruction_ids: of the instruction in double quotes, see `WavLLMProcessor.instruction_ids`
     Raises CheckpointError for a model without a gate, whose LoRA is plain already.
     """
-    ids = torch.tensor([instruction_ids], device=model.device)
-    gate = model.gate_for(ids, torch.ones_like(ids))
+    gate = model.gate_for(torch.tensor([instruction_ids], device=model.device))
     if gate is None:
         raise CheckpointError("use_gate: this model has no gate to fold in")
     _, views = model.gate_views()

@@ -113,11 +113,6 @@ class WavLLMConfig(PreTrainedConfig):
         """What the gate and LoRA are built from."""
         return LoraConfig(self.lora_rank, self.lora_alpha, self.lora_dropout, self.gate_dim, self.gate_max)
 
-    @property
-    def window_samples(self) -> int:
-        """Samples of one Whisper window."""
-        return WINDOW_SECONDS * 16_000
-
 
 def _sub_config(kind: Any, given: Any, default: dict[str, Any]) -> Any:
     if given is not None and not isinstance(given, dict):

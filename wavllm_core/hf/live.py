@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from wavllm_core.audio import SAMPLE_RATE
 from wavllm_core.errors import InputError
 from wavllm_core.hf.config import WINDOW_SECONDS
 from wavllm_core.hf.log_mel import WINDOW_SAMPLES, LiveLogMel
 from wavllm_core.hf.model import WavLLMForConditionalGeneration
 from wavllm_core.hf.processor import WavLLMFeatureExtractor
 
-SAMPLE_RATE = 16_000
 VECTOR_SAMPLES = 1280  # 80 ms
 MARGIN_SECONDS = 1.6  # WavLM's positional convolution looks 1.28 s ahead, the front ends a little further
 BUCKET_SECONDS = (2, 4, 8, 15, 30, 60, 120)  # turns up to these are encoded together

@@ -7,7 +7,7 @@ The exact counterpart of the rolling model (`wavllm_core/model.py`): whole utter
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,13 +157,15 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         lengths = torch.tensor([len(row) for row in rows], device=samples.device)
         return self.projection(nn.utils.rnn.pad_sequence(rows, batch_first=True)), lengths
 
-    def gate_for(self, instruction_ids: Tensor, instruction_mask: Tensor) -> Tensor | None:
+    def gate_for(self, instruction_ids: Tensor, instruction_mask: Tensor | None = None) -> Tensor | None:
         """The gate of each row's instruction, (batch, tokens) -> (batch, width); None for a model without one.
 
         Reads the base model's states before its last norm, with LoRA off.
         """
         if not self.config.use_gate:
             return None
+        if instruction_mask is None:
+            instruction_mask = torch.ones_like(instruction_ids)
         states: list[Tensor] = []
         hook = self.llm.model.norm.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
         try:
@@ -195,13 +197,13 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises InputError for rows that do not fit the model.
         """
         embeds, mask, labels = self._spliced(input_ids, attention_mask, labels, audio, left=False)
-        if gate is None and instruction_ids is not None and instruction_mask is not None:
+        if gate is None and instruction_ids is not None:
             gate = self.gate_for(instruction_ids, instruction_mask)
         if past_key_values is not None:
             before = mask.new_ones(len(mask), past_key_values.get_seq_length())
             mask = torch.cat([before, mask], dim=1)
         self._require_room(mask.shape[1], 0)
-        with self._gated(gate):
+        with self.gated_by(gate):
             out = self.llm(
                 inputs_embeds=embeds,
                 attention_mask=mask,
@@ -229,7 +231,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         audio = {name: kwargs.pop(name) for name in AUDIO_ARGUMENTS if name in kwargs}
         embeds, mask, _ = self._spliced(input_ids, attention_mask, None, audio, left=True)
-        if gate is None and instruction_ids is not None and instruction_mask is not None:
+        if gate is None and instruction_ids is not None:
             gate = self.gate_for(instruction_ids, instruction_mask)
         if gate is not None:
             gate = gate.repeat_interleave(self._rows_per_input(kwargs), dim=0)
@@ -238,7 +240,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if "generation_config" not in kwargs:
             kwargs = {**self.generation_config.to_diff_dict(), **kwargs}
         kwargs["max_new_tokens"] = max_new_tokens or min(room, MAX_NEW_TOKENS)
-        with self._gated(gate), _finite(self.llm.get_output_embeddings()):
+        with self.gated_by(gate), _finite(self.llm.get_output_embeddings()):
             return self.llm.generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
     def _rows_per_input(self, kwargs: dict[str, Any]) -> int:
@@ -252,7 +254,11 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return gate_views(self.llm, head_dim if self.config.gate_order == "interleaved" else None)
 
-    def _gated(self, gate: Tensor | None) -> Any:
+    def gated_by(self, gate: Tensor | None) -> AbstractContextManager[None]:
+        """The language model answers under this gate, (batch, width), while inside; None: plain LoRA.
+
+        Raises InputError where a model with a gate is given none.
+        """
         if gate is None:
             if self.config.use_gate:
                 raise InputError("instruction_ids: this model has a gate, which reads the instruction")

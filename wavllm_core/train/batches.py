@@ -1,42 +1,22 @@
-"""Clips to batches: sampling by source, length bucketing, augmentation, tasks. Deterministic per seed."""
+"""Clips and made-up conversations to tensors: augmentation, tasks, prompts. Deterministic per seed."""
 
 from __future__ import annotations
 
-import queue
 import random
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from pydantic import ConfigDict
-from pydantic.dataclasses import dataclass as config
 from torch import Tensor
 
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
-from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus
+from wavllm_core.train.augment import Augmentation, Waveform, augmented, faster
+from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus, for_training
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
 
-T = TypeVar("T")
-Waveform = npt.NDArray[np.float32]  # (samples,) in [-1, 1]
+TYPED_SHARE = 0.3  # of rows without audio, where a manifest has such
 IGNORED = -100  # a label that the loss leaves out
-
-
-@config(frozen=True, config=ConfigDict(extra="forbid"))
-class Augmentation:
-    """What happens to a clip before it is encoded; probabilities and ranges."""
-
-    noise: float = 0.0  # share of clips that get background noise
-    snr_db: tuple[float, float] = (6.0, 24.0)
-    gain_db: tuple[float, float] = (-6.0, 6.0)
-    speed: tuple[float, float] = (1.0, 1.0)
-    trim: float = 0.0  # share of batches whose clips are cut to their speech
-    lead_seconds: tuple[float, float] = (0.0, 0.3)  # background before it, as the server's prefix padding has it
-    tail_seconds: tuple[float, float] = (0.0, 0.6)  # and after, as its wait for the end of speech has it
-    crop_seconds: float | None = None  # a random stretch of longer clips, where only the voice matters
 
 
 @dataclass(frozen=True)
@@ -51,8 +31,8 @@ class Batch:
     word_lengths: Tensor  # (batch,), 0 where there is no transcript
     speakers: Tensor  # (batch,), -1 where unknown
     before: list[list[int]] = field(default_factory=list)  # token ids before the audio
-    after: list[list[int]] = field(default_factory=list)  # and after it, the target included
-    targets: list[int] = field(default_factory=list)  # how many ids at the end are the target
+    after: list[list[int]] = field(default_factory=list)  # and after it, the reply included
+    wanted: list[list[bool]] = field(default_factory=list)  # of both, which ids the model is to say
     instructions: list[list[int]] = field(default_factory=list)  # what the gate reads
 
     def __len__(self) -> int:
@@ -65,43 +45,56 @@ class ExampleMaker:
     def __init__(self, corpus: Corpus, template: PromptTemplate, augmentation: Augmentation, seed: int) -> None:
         self.corpus, self.template, self.augmentation = corpus, template, augmentation
         self.rng = random.Random(seed)
-        self.noise_rng = np.random.default_rng(seed)
+        self.sound_rng = np.random.default_rng(seed)
         self.symbol_ids = corpus.symbol_ids
         speakers = sorted({clip.speaker for clip in corpus.clips if clip.split == "train" and clip.speaker})
         self.speaker_ids = {name: i for i, name in enumerate(speakers)}
         self.noises = corpus.where("train", "noise")
+        self.typed = [c for i in corpus.where("train") if (c := corpus.clips[i]).answer and not corpus.seconds(i)]
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
         self.writer = Writer(self.rng, chatter or ["what is the weather"])
 
-    def waveform(self, index: int, trimmed: bool) -> Waveform:
+    def reseed(self, seed: int) -> None:
+        """From here on the same batches for the same seed."""
+        self.rng.seed(seed)
+        self.sound_rng = np.random.default_rng(seed)
+
+    @property
+    def speakers(self) -> int:
+        """How many there are to tell apart: people, at each speed."""
+        return len(self.speaker_ids) * len(self.augmentation.voice_speeds)
+
+    def speaker_id(self, clip: Clip, speed: int) -> int:
+        """The number of a voice at one of the speeds, -1 where unknown."""
+        found = self.speaker_ids.get(clip.speaker, -1)
+        return found if found < 0 else speed * len(self.speaker_ids) + found
+
+    def waveform(self, index: int, trimmed: bool, voice_speed: float) -> Waveform:
         """A clip in [-1, 1], augmented."""
         how, rng = self.augmentation, self.rng
         x: Waveform = self.corpus.pcm(index).astype(np.float32) / np.float32(32768)
         lead, tail = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
         x = cut(x, self.corpus.spans[index], lead, tail) if trimmed else np.pad(x, (lead, tail))
+        if voice_speed != 1.0:
+            x = faster(x, voice_speed)
         if how.crop_seconds is not None and len(x) > (kept := int(how.crop_seconds * SAMPLE_RATE)):
             start = rng.randrange(len(x) - kept)
             x = x[start : start + kept]
-        speed = rng.uniform(*how.speed)
-        if speed != 1.0:
-            x = np.interp(np.arange(0, len(x) - 1, speed), np.arange(len(x)), x).astype(np.float32)
-        x = x * np.float32(10 ** (rng.uniform(*how.gain_db) / 20))
-        hiss = np.float32(10 ** rng.uniform(-4.5, -3))
-        x = x + self.noise_rng.standard_normal(len(x), dtype=np.float32) * hiss
-        if self.noises and rng.random() < how.noise:
-            x = mix(x, self.background(len(x)), rng.uniform(*how.snr_db))
-        return np.clip(x, -1, 1).astype(np.float32)
+        return augmented(x, how, self.sound_rng, self.background if self.noises else None)
 
     def background(self, samples: int) -> Waveform:
         """A stretch of recorded noise."""
-        noise = self.corpus.pcm(self.rng.choice(self.noises))
+        noise = for_training(self.corpus.pcm(self.rng.choice(self.noises)))
         start = self.rng.randrange(len(noise))
         return np.take(noise, np.arange(start, start + samples), mode="wrap").astype(np.float32) / np.float32(32768)
 
     def batch(self, indices: Sequence[int], with_prompts: bool) -> Batch:
         """The tensors of some clips, and for the language model a task for each."""
         trimmed = self.rng.random() < self.augmentation.trim  # for all, so that lengths stay alike
-        waves = [self.waveform(i, trimmed) for i in indices]
+        speeds = [self.rng.randrange(len(self.augmentation.voice_speeds)) for _ in indices]
+        waves = [
+            self.waveform(i, trimmed, self.augmentation.voice_speeds[k]) for i, k in zip(indices, speeds, strict=True)
+        ]
         samples = torch.tensor([len(wave) for wave in waves])
         padded = torch.zeros(len(waves), int(samples.max()))
         for row, wave in zip(padded, waves, strict=True):
@@ -119,7 +112,7 @@ class ExampleMaker:
             torch.tensor([len(row) for row in spelled]),
             torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
             torch.tensor([len(row) for row in words]),
-            torch.tensor([self.speaker_ids.get(clip.speaker, -1) for clip in clips]),
+            torch.tensor([self.speaker_id(clip, k) for clip, k in zip(clips, speeds, strict=True)]),
         )
         if with_prompts:
             past_turns = self.rng.choice((0, 0, 1, 1, 2))  # for all, so that lengths stay alike
@@ -129,6 +122,9 @@ class ExampleMaker:
 
     def add_task(self, batch: Batch, clip: Clip, past_turns: int) -> None:
         """A transcription, or the assistant's answer after so many earlier turns."""
+        if clip.answer:
+            self.add_prompt(batch, [], Turn(spoken=True), clip.prompt, clip.answer)
+            return
         event = event_of(clip)
         if clip.text and self.rng.random() < (0.6 if is_chatter(clip) else 0.3):
             self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {clip.text}")
@@ -159,11 +155,12 @@ class ExampleMaker:
     def add_prompt(
         self, batch: Batch, history: list[Turn], turn: Turn, instruction: str, reply: str, heard: Sequence[int] = ()
     ) -> None:
-        """One row of token ids; `heard` stands in for audio."""
+        """One row of token ids; `heard` stands in for audio. Replies in the history are practised as well."""
         prompt, target = self.template.build(history, turn, instruction), self.template.target(reply)
         batch.before.append([*prompt.before, *heard])
         batch.after.append(prompt.after + target)
-        batch.targets.append(len(target))
+        past = self.template.replies(prompt.before, [bool(old.text) for old in history])
+        batch.wanted.append(past + [False] * (len(heard) + len(prompt.after)) + [True] * len(target))
         batch.instructions.append(self.template.gate_ids(instruction))
 
     def text_batch(self, rows: int) -> Batch:
@@ -171,20 +168,25 @@ class ExampleMaker:
         empty = torch.zeros(rows, 0)
         none = torch.zeros(rows, dtype=torch.long)
         batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
-        past_turns = self.rng.choice((0, 0, 1, 1, 2, 4))  # for all, so that lengths stay alike
+        past_turns = self.rng.choice((1, 1, 2, 3, 4, 5))  # for all, so that lengths stay alike
         for _ in range(rows):
-            scene, speakers, kind = Scene(), self.rng.randint(0, 3), self.rng.random()
-            if kind < 0.25:
-                text = self.writer.event(scene).text if kind < 0.1 else self.rng.choice(self.writer.chatter)
-                heard = self.as_if_heard(text)
-                self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", heard)
+            if self.typed and self.rng.random() < TYPED_SHARE:
+                clip = self.rng.choice(self.typed)
+                self.add_prompt(batch, [], Turn(), clip.prompt, clip.answer)
                 continue
-            history = self.writer.history(scene, past_turns, speakers)
-            event, speaker = self.writer.event(scene), self.writer.speaker(speakers)
-            if kind < 0.65:
+            scene, speakers, kind = Scene(), self.rng.choice((0, 0, 1, 2, 3)), self.rng.random()
+            if kind < 0.06:
+                text = self.writer.event(scene).text
+                self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", self.as_if_heard(text))
+                continue
+            curious = self.rng.random() < 0.75
+            history = self.writer.history(scene, past_turns, speakers, curious)
+            event = self.writer.question(scene) if curious else self.writer.event(scene)
+            speaker = self.writer.speaker(speakers)
+            if kind < 0.45:
                 turn, heard = Turn(spoken=True, speaker=speaker), self.as_if_heard(event.text)
             else:
-                speaker = speaker if kind < 0.75 else None  # who types is seldom known
+                speaker = speaker if kind < 0.75 else None  # who types is not always known
                 turn, heard = Turn(text=event.text, speaker=speaker), []
             self.add_prompt(batch, history, turn, "", scene.reply(event, speaker), heard)
         return batch
@@ -197,12 +199,6 @@ def cut(waveform: Waveform, span: tuple[int, int], lead: int, tail: int) -> Wave
     return np.pad(inside, (max(-start, 0), max(end - len(waveform), 0)))
 
 
-def mix(speech: Waveform, noise: Waveform, snr_db: float) -> Waveform:
-    """Speech with noise at a ratio of mean powers."""
-    power = np.mean(np.square(speech)) / max(float(np.mean(np.square(noise))), 1e-10)
-    return speech + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
-
-
 def is_chatter(clip: Clip) -> bool:
     """Whether a clip holds a sentence that is none of the assistant's business."""
     return clip.source in ("so762", "espeak_sentence") and bool(clip.text)
@@ -213,54 +209,3 @@ def event_of(clip: Clip) -> Event:
     digit = clip.text if clip.text in DIGITS else None
     wake = clip.text if clip.text in WAKE_PHRASES else None
     return Event(clip.text, order=clip.order, digit=digit, wake=wake)
-
-
-def bucketed(
-    corpus: Corpus,
-    weights: Mapping[str, float],
-    batch_seconds: float,
-    rng: random.Random,
-    max_seconds: float,
-    max_rows: int = 64,
-) -> Iterator[list[int]]:
-    """Clips of like length, endlessly; `weights` is how often each source is drawn per clip it has."""
-    pool = [
-        (i, weights[corpus.clips[i].source])
-        for i in corpus.where("train", *weights)
-        if 0.1 < corpus.seconds(i) <= max_seconds
-    ]
-    indices, shares = zip(*pool, strict=True)
-    while True:
-        drawn = sorted(rng.choices(indices, shares, k=2048), key=corpus.seconds)
-        batches: list[list[int]] = [[]]
-        for index in drawn:
-            rows = len(batches[-1]) + 1
-            if batches[-1] and (rows > max_rows or rows * (corpus.seconds(index) + 0.5) > batch_seconds):
-                batches.append([])
-            batches[-1].append(index)
-        rng.shuffle(batches)
-        yield from batches
-
-
-def prefetched(batches: Iterator[T], ahead: int = 4) -> Iterator[T]:
-    """The same endless batches, made by a thread while the model is busy with earlier ones."""
-    ready: queue.Queue[T | _Failed] = queue.Queue(maxsize=ahead)
-
-    def fill() -> None:
-        try:
-            for batch in batches:
-                ready.put(batch)
-        except BaseException as error:  # raised again by the consumer
-            ready.put(_Failed(error))
-
-    threading.Thread(target=fill, name="batches", daemon=True).start()
-    while True:
-        item = ready.get()
-        if isinstance(item, _Failed):
-            raise item.error
-        yield item
-
-
-@dataclass(frozen=True)
-class _Failed:
-    error: BaseException

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +27,7 @@ from wavllm_core.train.orders import Order, random_order, random_spoken_form
 log = logging.getLogger(__name__)
 SAMPLE_RATE = 16_000
 FRAME_SAMPLES = 320  # of the loudness that tells speech from what surrounds it
+LONG_NOISE_SAMPLES = 60 * SAMPLE_RATE
 Pcm = npt.NDArray[np.int16]
 
 
@@ -41,10 +42,13 @@ class Clip:
     speaker: str = ""
     order: Order | None = None
     label: str = ""
+    prompt: str = ""  # an instruction of its own
+    answer: str = ""  # and what is to be said to it; empty: the assistant's rules decide
 
 
-def read_pack(path: Path) -> Iterator[tuple[Clip, Pcm]]:
-    """Every readable clip of a pack; rows that cannot be read are named in the log and skipped."""
+def read_pack(path: Path, wanted: Callable[[Clip], bool] = lambda clip: True) -> Iterator[tuple[Clip, Pcm]]:
+    """Every readable clip of a pack that is wanted; rows that cannot be read are named, skipped and counted."""
+    skipped = 0
     with tarfile.open(path) as tar:
         files = {member.name: member for member in tar if member.isfile()}
         manifest = next((name for name in files if PurePosixPath(name).name == "manifest.csv"), None)
@@ -55,12 +59,18 @@ def read_pack(path: Path) -> Iterator[tuple[Clip, Pcm]]:
         for line, row in enumerate(rows, start=2):
             name = str(PurePosixPath(manifest).parent / row["file"])
             try:
+                clip = _clip(row)
+                if not wanted(clip):
+                    continue
                 pcm, rate = soundfile.read(io.BytesIO(_open(tar, files[name]).read()), dtype="int16")
                 if rate != SAMPLE_RATE or pcm.ndim != 1 or not len(pcm):
                     raise InputError(f"{rate} Hz, shape {pcm.shape}; 16 kHz mono is needed")
-                yield _clip(row), pcm
-            except (KeyError, ValueError, InputError, soundfile.SoundFileError) as error:
+                yield clip, pcm
+            except (KeyError, TypeError, ValueError, InputError, soundfile.SoundFileError) as error:
+                skipped += 1
                 log.warning("%s line %d: %s: %s", manifest, line, row["file"], error)
+        if skipped:
+            log.warning("%s: %d of %d rows skipped", path, skipped, len(rows))
 
 
 def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedReader:
@@ -115,6 +125,18 @@ def synthetic_clips(counts: Synthetic, sentences: list[str]) -> Iterator[tuple[C
         yield clip, (np.clip(waveform, -1, 1) * 32767).astype(np.int16)
 
 
+def for_training(noise: Pcm) -> Pcm:
+    """The part of a noise that training may hear; of a long recording, the last third is for evaluation."""
+    return noise[: len(noise) * 2 // 3] if len(noise) >= LONG_NOISE_SAMPLES else noise
+
+
+def for_evaluation(noise: Pcm) -> Pcm:
+    """What `for_training` leaves of a long recording. Raises InputError for a short one."""
+    if len(noise) < LONG_NOISE_SAMPLES:
+        raise InputError(f"a noise of {len(noise)} samples is not split; {LONG_NOISE_SAMPLES} are needed")
+    return noise[len(noise) * 2 // 3 :]
+
+
 def speech_span(pcm: Pcm) -> tuple[int, int]:
     """First and last sample between which a clip is louder than its own background; the whole clip if unsure."""
     frames = len(pcm) // FRAME_SAMPLES
@@ -165,6 +187,35 @@ class Corpus:
         return [
             i for i, clip in enumerate(self.clips) if clip.split == split and (not sources or clip.source in sources)
         ]
+
+    @staticmethod
+    def extend(folder: Path, clips: Sequence[tuple[Clip, Pcm]]) -> int:
+        """Add clips to a corpus that others may be reading; those with new phonemes are left out, by name.
+
+        A new phoneme would change the numbers that checkpoints know. Returns how many were added.
+        """
+        corpus = Corpus(folder)
+        table = json.loads((folder / "clips.json").read_text())
+        texts = sorted({clip.text for clip, _ in clips if clip.text})
+        spelled = dict(zip(texts, synthesis.phonemes(texts), strict=True))
+        known = corpus.symbol_ids.keys()
+        parts, added = [corpus.samples], 0
+        for clip, pcm in clips:
+            if clip.text and not set(spelled[clip.text]) <= known:
+                log.warning("%r has phonemes that the corpus has not; left out", clip.text)
+                continue
+            if clip.text:
+                table["phonemes"][clip.text] = spelled[clip.text]
+            table["clips"].append(asdict(clip))
+            table["spans"].append(speech_span(pcm))
+            table["offsets"].append(table["offsets"][-1] + len(pcm))
+            parts.append(pcm)
+            added += 1
+        with (folder / "audio.partial").open("wb") as file:
+            np.save(file, np.concatenate(parts))
+        (folder / "audio.partial").replace(folder / "audio.npy")
+        (folder / "clips.json").write_text(json.dumps(table))
+        return added
 
     @staticmethod
     def write(folder: Path, clips: Iterable[tuple[Clip, Pcm]]) -> None:

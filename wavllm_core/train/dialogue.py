@@ -71,6 +71,16 @@ class Scene:
             return sentence(f"{event.wake} is listening.")
         return self._answer(event.text, speaker)
 
+    def known(self) -> list[str]:
+        """The kinds of question that the last order and the last number answer."""
+        number = ["number"] if self.number else []
+        if not self.orders:
+            return number
+        slots = self.orders[-1][1].slots()
+        counted = ["count"] if len(self.orders) - 1 in self.counts else []
+        asked = [kind for kind, slot in _SLOT_OF.items() if slot in slots]
+        return ["order", "who", *asked, *asked, *counted, *number]  # slots twice: they are the hardest to find
+
     def _count(self, digit: str) -> str:
         self.number = digit
         if self.open_order is None:
@@ -117,11 +127,11 @@ class Writer:
         self.rng = rng
         self.chatter = chatter
         self._kinds: list[tuple[float, Callable[[Scene], Event]]] = [
-            (0.34, self._order),
-            (0.24, self._digit),
-            (0.10, self._wake),
-            (0.22, self.question),
-            (0.10, self._chatter),
+            (0.30, self._order),
+            (0.14, self._digit),
+            (0.08, self._wake),
+            (0.40, self.question),
+            (0.08, self._chatter),
         ]
 
     def _order(self, scene: Scene) -> Event:
@@ -137,8 +147,9 @@ class Writer:
         return Event(wake, wake=wake)
 
     def question(self, scene: Scene) -> Event:
-        """Something asked about what went before."""
-        kind = self.rng.choice(list(QUESTIONS)[:-1] if not scene.orders else list(QUESTIONS))
+        """Something asked about what went before; more often than not, something that was said."""
+        kinds = scene.known() if self.rng.random() < 0.7 else []
+        kind = self.rng.choice(kinds or (list(QUESTIONS) if scene.orders else list(QUESTIONS)[:-1]))
         form = self.rng.choice(QUESTIONS[kind])
         ordered = [order.coffeeDrink for _, order in scene.orders]
         return Event(form.format(drink=self.rng.choice(ordered) if ordered else ""))
@@ -153,12 +164,18 @@ class Writer:
         weights = [weight for weight, _ in self._kinds]
         return self.rng.choices([make for _, make in self._kinds], weights)[0](scene)
 
-    def history(self, scene: Scene, turns: int, speakers: int) -> list[Turn]:
-        """Earlier turns, the scene advanced past them; now and then a transcript is not there yet."""
+    def history(self, scene: Scene, turns: int, speakers: int, curious: bool = False) -> list[Turn]:
+        """Earlier turns, the scene advanced past them; now and then a transcript is not there yet.
+
+        Curious people order first and ask about it then.
+        """
         past = []
-        for _ in range(turns):
-            event, speaker = self.event(scene), self.speaker(speakers)
-            past.append(self.turn(scene, event, speaker))
+        for i in range(turns):
+            if curious and i == 0:
+                event = self._order(scene)
+            else:
+                event = self.question(scene) if curious and self.rng.random() < 0.7 else self.event(scene)
+            past.append(self.turn(scene, event, self.speaker(speakers)))
         return past
 
     def ordered(self, scene: Scene, speakers: int) -> Turn:

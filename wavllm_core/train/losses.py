@@ -68,7 +68,7 @@ def word_loss(heads: Heads, model: RollingWavLLM, encoded: Encoded, batch: Batch
     return (losses / batch.word_lengths[rows]).mean()
 
 
-def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float = 0.2) -> Tensor:
+def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float) -> Tensor:
     """Additive angular margin softmax at scale 30 over the rows with a known speaker.
 
     vectors: (batch, vector_dim), each of length 1
@@ -102,24 +102,26 @@ def sequences(model: RollingWavLLM, encoded: Encoded | None, batch: Batch) -> tu
     """
     ids = [before + after for before, after in zip(batch.before, batch.after, strict=True)]
     flat = torch.tensor([token for row in ids for token in row])
+    said = torch.tensor([said for row in batch.wanted for said in row])
+    labels_flat = flat.masked_fill(~said, IGNORED)
     table = [model.embed(flat)]
     widest = 0
     if encoded is not None:
         table.append(encoded.speech_embeds.flatten(0, 1))
         widest = encoded.speech_embeds.shape[1]
     places, labels, offset = [], [], 0
-    for i, (row, before, target) in enumerate(zip(ids, batch.before, batch.targets, strict=True)):
-        heard = range(0)
+    for i, (row, before) in enumerate(zip(ids, batch.before, strict=True)):
+        heard = torch.empty(0, dtype=torch.long)
         if encoded is not None and encoded.vectors is not None:
             start = len(flat) + i * widest
-            heard = range(start, start + int(encoded.vectors[i]))
-        cut = offset + len(before)
-        place = torch.tensor([*range(offset, cut), *heard, *range(cut, offset + len(row))])
-        label = torch.full((len(place),), IGNORED)
-        label[-target:] = flat[offset + len(row) - target : offset + len(row)]
+            heard = torch.arange(start, start + int(encoded.vectors[i]))
+        cut, end = offset + len(before), offset + len(row)
+        place = torch.cat([torch.arange(offset, cut), heard, torch.arange(cut, end)])
+        unheard = torch.full((len(heard),), IGNORED)
+        label = torch.cat([labels_flat[offset:cut], unheard, labels_flat[cut:end]])
         places.append(place[:-1])
         labels.append(label[1:])
-        offset += len(row)
+        offset = end
     where = nn.utils.rnn.pad_sequence(places, batch_first=True)  # padding is any vector: nothing real sees it
     inputs = torch.cat(table).index_select(0, where.flatten()).unflatten(0, where.shape)
     return inputs, nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)

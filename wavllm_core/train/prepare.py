@@ -18,9 +18,11 @@ from wavllm_core.errors import InputError
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.speech import SpeechEncoder
 from wavllm_core.train import synthesis
-from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
+from wavllm_core.train.corpus import Clip, Corpus, Pcm, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import Scene, Writer
+from wavllm_core.train.manifest import manifest_clips
 from wavllm_core.train.orders import OPENINGS
+from wavllm_core.train.splice import Phrase, Pieces, aligned, phrases_of
 from wavllm_core.train.tokenizer import train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -30,13 +32,16 @@ SCENES = 3000  # made-up conversations that the tokenizer learns from
 
 
 def prepare_corpus(packs: list[Path], sentences: Path, counts: Synthetic, out: Path) -> None:
-    """Recorded clips of `packs` and synthetic ones; `sentences` is a text file, one sentence a line."""
+    """Recorded clips of `packs` (tar files, or TSV manifests) and synthetic ones.
+
+    sentences: a text file, one sentence a line
+    """
     try:
         lines = [line.strip().lower() for line in sentences.read_text().splitlines()]
     except OSError as error:
         raise InputError(f"{sentences}: cannot be read: {error.strerror}") from error
     plain = [line for line in lines if SENTENCE.fullmatch(line)]
-    recorded = chain.from_iterable(read_pack(pack) for pack in packs)
+    recorded = chain.from_iterable(manifest_clips(pack) if pack.suffix == ".tsv" else read_pack(pack) for pack in packs)
     Corpus.write(out, chain(recorded, synthetic_clips(counts, plain)))
 
 
@@ -57,10 +62,7 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
     Of all phrasings that the grammar has for an order, the one that a stage-0 checkpoint finds likeliest
     (CTC) is taken. Returns how many were written.
     """
-    saved = torch.load(checkpoint, weights_only=True)
-    model = SpeechEncoder(RollingConfig.from_json(model_config)).eval().requires_grad_(False)
-    model.load_state_dict({name: saved["model"][name] for name in model.state_dict()})
-    head = saved["heads"]["phonemes.weight"], saved["heads"]["phonemes.bias"]
+    model, head = listener(checkpoint, model_config)
     corpus = Corpus(folder)
     symbol_ids = corpus.symbol_ids
     table = json.loads((folder / "clips.json").read_text())
@@ -69,8 +71,7 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
         order = corpus.clips[index].order
         if order is None:
             continue
-        waveform = torch.from_numpy(corpus.pcm(index).astype("float32") / 32768)[None]
-        log_probs = F.linear(model.encode(waveform).semantic_frames, *head).log_softmax(-1)[0]
+        log_probs, _ = phoneme_scores(model, head, corpus.pcm(index))
         default = OPENINGS[5]
         forms = sorted(form for form in order.spoken_forms() if form.startswith(default))
         best = likeliest(log_probs, forms, symbol_ids)
@@ -85,6 +86,58 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
         log.info("%s: %s", corpus.clips[index].file, text)
     (folder / "clips.json").write_text(json.dumps(table))
     return found
+
+
+def splice_orders(folder: Path, checkpoint: Path, model_config: Path, count: int, seed: int = 11) -> int:
+    """Add orders of the train split's recorded phrases to a corpus; returns how many."""
+    model, head = listener(checkpoint, model_config)
+    corpus, pieces = Corpus(folder), Pieces()
+    for index in corpus.where("train", "s2i"):
+        clip, pcm = corpus.clips[index], corpus.pcm(index)
+        if not clip.text:
+            continue
+        try:
+            log_probs, voice = phoneme_scores(model, head, pcm)
+            pieces.add(pcm, corpus.spans[index], places(log_probs, clip.text, corpus.symbol_ids, model.config), voice)
+        except ValueError as error:
+            log.warning("%s: %s", clip.file, error)
+    rng, clips = random.Random(seed), []
+    for _ in range(count):
+        order, words, pcm = pieces.order(rng)
+        clips.append((Clip("", "spliced_order", "train", words, order=order), pcm))
+    return Corpus.extend(folder, clips)
+
+
+def places(
+    log_probs: Tensor, words: str, symbol_ids: dict[str, int], config: RollingConfig
+) -> list[tuple[Phrase, int, int]]:
+    """Each phrase of an order with the samples of its first and last phoneme. Raises ValueError as `aligned` does."""
+    found = phrases_of(words)
+    spelled = [[symbol_ids[s] for s in row if s in symbol_ids] for row in synthesis.phonemes([p.spoken for p in found])]
+    frames, at, rows = aligned(log_probs, [symbol for row in spelled for symbol in row]), 0, []
+    for phrase, row in zip(found, spelled, strict=True):
+        first, last = frames[at], frames[at + len(row) - 1]
+        rows.append((phrase, first * config.frame_samples, (last + 1) * config.frame_samples))
+        at += len(row)
+    return rows
+
+
+Head = tuple[Tensor, Tensor]  # weight and bias of the classifier of phonemes
+
+
+def listener(checkpoint: Path, model_config: Path) -> tuple[SpeechEncoder, Head]:
+    """The encoders of a training checkpoint and its classifier of phonemes."""
+    saved = torch.load(checkpoint, weights_only=True)
+    model = SpeechEncoder(RollingConfig.from_json(model_config)).eval().requires_grad_(False)
+    model.load_state_dict({name: saved["model"][name] for name in model.state_dict()})
+    return model, (saved["heads"]["phonemes.weight"], saved["heads"]["phonemes.bias"])
+
+
+def phoneme_scores(model: SpeechEncoder, head: Head, pcm: Pcm) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (frames, symbols) of a clip, and its speaker vector."""
+    encoded = model.encode(torch.from_numpy(pcm.astype("float32") / 32768)[None])
+    scores = F.linear(encoded.semantic_frames, *head).log_softmax(-1)[0]
+    return scores, model.speaker_head.vector(encoded.pool)[0]
 
 
 def likeliest(log_probs: Tensor, texts: list[str], symbol_ids: dict[str, int]) -> str:

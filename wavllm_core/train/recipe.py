@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from wavllm_core.errors import InputError
-from wavllm_core.train.batches import Augmentation
+from wavllm_core.train.augment import Augmentation
 
 _STRICT = ConfigDict(extra="forbid")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -41,6 +43,8 @@ class Recipe:
     frozen: tuple[str, ...] = ()  # parameter prefixes that stay as they are
     gate: bool = False  # whether the prompt-aware gate is on
     warmup_steps: int = 300
+    speaker_margin: float = 0.2  # radians
+    margin_steps: int = 0  # over which it grows from 0
     batch_seconds: float = 60.0
     max_seconds: float = 15.0
     text_rows: int = 0  # typed conversations in each step
@@ -48,6 +52,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, quicker where the processor has it (AMX)
     seed: int = 1
     threads: int = 2
     log_every: int = 20
@@ -55,14 +60,24 @@ class Recipe:
     validate_every: int = 400
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Raises InputError naming the file and the key."""
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What a file says. Raises InputError naming the file."""
     try:
-        return TypeAdapter(Recipe).validate_python(yaml.safe_load(path.read_text()))
+        read = yaml.safe_load(path.read_text())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {error}") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path}: holds no keys")
+    return read
+
+
+def load_recipe(path: Path, kind: type[T]) -> T:
+    """A recipe of one kind. Raises InputError naming the file and the key."""
+    read = read_recipe(path)
+    try:
+        return TypeAdapter(kind).validate_python(read)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
