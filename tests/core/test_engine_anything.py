@@ -109,7 +109,7 @@ def test_anything_at_any_moment(data: st.DataObject) -> None:
             if answer and not answer.over:
                 assert finished
             if finished:
-                expected = "".join(live.decoder.reply(history, "", sampling))
+                expected = "".join(live.language.reply(history, "", sampling))
                 assert "".join(str(piece) for piece in pieces[:-1]) == expected
         person.leave()
     figures = live.load()

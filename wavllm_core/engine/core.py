@@ -41,16 +41,17 @@ class Core:
     def __init__(self, checkpoint: Checkpoint, limits: EngineLimits, clock: Callable[[], float]) -> None:
         """Raises CheckpointError for weights that do not fit, ValueError for a budget that holds no conversation."""
         self.limits, self.clock = limits, clock
-        self.decoder = decoder = Decoder(checkpoint, limits.device, limits.dtype)
-        slot_bytes = decoder.llama.slot_bytes
+        decoder = Decoder(checkpoint, limits.device, limits.dtype)
+        self.language = decoder.language
+        slot_bytes = self.language.llama.slot_bytes
         slots = limits.kv_mib * MIB // slot_bytes
         if slots < 1:
             raise ValueError(f"kv_mib: {limits.kv_mib} MiB; one conversation alone takes {slot_bytes / MIB:.1f} MiB")
-        self.store = decoder.llama.new_store(slots)
+        self.store = self.language.llama.new_store(slots)
         self.meter = Meter()
         self.speculation = Speculation(limits.speculation)
         self.hearings = Hearings(RollingEncoders(decoder.speech, limits.conversations + 1), clock)
-        self.talks = Talks(decoder, self.store, self.speculation, self.meter, clock)
+        self.talks = Talks(self.language, self.store, self.speculation, self.meter, clock)
 
     def listen(self, talk: Talk, hearing: Hearing) -> None:
         """Begin an utterance in a conversation."""

@@ -77,7 +77,7 @@ class LiveEngine:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, none added."""
-        return len(self.core.decoder.template.encode(text))
+        return len(self.core.language.planner.prompts.encode(text))
 
     async def load_figures(self) -> Load:
         """How busy it is, read between two steps. Raises CoreError when the engine is closed."""
