@@ -25,7 +25,7 @@ from _report import announce, machine, parser, percentile, plot, save, spread, t
 
 from wavllm_core.checkpoint import NANO, TIED_HEAD, Checkpoint, load
 from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
-from wavllm_core.engine.core import EngineLimits
+from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine, LiveUtterance
 from wavllm_core.engine.llama import PREFIX
 from wavllm_core.lora import gated
@@ -144,7 +144,7 @@ async def measure(threads: int, turns: int, conversations: int) -> list[list[dic
     waveform, rate = soundfile.read(CLIP, dtype="float32")
     assert rate == SAMPLE_RATE
     torch.set_num_threads(threads)
-    engine, plain = LiveEngine(checkpoint, EngineLimits(threads=threads)), PlainLoop(checkpoint)
+    engine, plain = LiveEngine(rolling(checkpoint), EngineLimits(threads=threads)), PlainLoop(checkpoint)
     await converse(engine, plain, waveform, 2)
     rows = [await converse(engine, plain, waveform, turns) for _ in range(conversations)]
     await engine.close()

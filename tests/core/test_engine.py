@@ -13,7 +13,7 @@ import torch
 
 from tests.core.tiny import tiny_checkpoint, tiny_model
 from wavllm_core.engine.api import Exchange, Heard, Sampling
-from wavllm_core.engine.core import EngineLimits
+from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine
 from wavllm_core.engine.planner import Planner, RollingPrompts
 from wavllm_core.errors import CapacityError, CoreError, InputError
@@ -25,7 +25,7 @@ SLOT_MIB = 1  # more than one slot of the tiny model takes
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[LiveEngine]:
-    live = LiveEngine(tiny_checkpoint(tmp_path))
+    live = LiveEngine(rolling(tiny_checkpoint(tmp_path)))
     yield live
     left = await live.load_figures()
     assert (left.conversations, left.utterances, left.replies, left.slots_held) == (0, 0, 0, 0)
@@ -261,7 +261,7 @@ async def test_instructions_that_are_too_long_are_refused(talk: LiveContext) -> 
 
 
 async def test_more_conversations_than_there_may_be_are_refused_and_live_ones_go_on(tmp_path: Path) -> None:
-    engine = LiveEngine(tiny_checkpoint(tmp_path), EngineLimits(conversations=2))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(conversations=2))
     talks = [engine.open_context(), engine.open_context()]
     with pytest.raises(CapacityError, match="2 conversations"):
         engine.open_context()
@@ -270,12 +270,12 @@ async def test_more_conversations_than_there_may_be_are_refused_and_live_ones_go
     engine.open_context()
     await engine.close()
     with pytest.raises(ValueError, match="kv_mib"):
-        LiveEngine(tiny_checkpoint(tmp_path), EngineLimits(kv_mib=0))
+        LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(kv_mib=0))
 
 
 async def test_more_conversations_than_slots_take_turns_and_answer_alike(tmp_path: Path) -> None:
     """Whoever rests is evicted, and read again from the journal; whoever is answered keeps the slot."""
-    engine = LiveEngine(tiny_checkpoint(tmp_path), EngineLimits(kv_mib=SLOT_MIB))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(kv_mib=SLOT_MIB))
     slots = engine.core.store.slots
     talks = [engine.open_context() for _ in range(3 * slots)]
     past = [[Exchange(text=f"order number {i}", reply="three")] for i in range(len(talks))]
@@ -336,7 +336,7 @@ async def test_work_that_raises_fails_alone(
 async def test_an_utterance_that_the_encoders_refuse_fails_alone(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path)
     short_window = replace(checkpoint.config.semantic, max_frames=100)  # 4 s
-    engine = LiveEngine(replace(checkpoint, config=replace(checkpoint.config, semantic=short_window)))
+    engine = LiveEngine(rolling(replace(checkpoint, config=replace(checkpoint.config, semantic=short_window))))
     talk = engine.open_context()
     long, short = talk.open_utterance(), talk.open_utterance()
     for _ in range(5):
@@ -349,7 +349,7 @@ async def test_an_utterance_that_the_encoders_refuse_fails_alone(tmp_path: Path)
 
 
 async def test_a_closed_engine_fails_what_is_under_way(tmp_path: Path) -> None:
-    engine = LiveEngine(tiny_checkpoint(tmp_path))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)))
     talk = engine.open_context()
     utterance = talk.open_utterance()
     pieces = talk.reply("", [Exchange(text="hello")], Sampling(max_tokens=200, temperature=2.0))

@@ -14,7 +14,7 @@ from tests.core.test_engine import noise
 from tests.core.tiny import tiny_checkpoint
 from wavllm_core.checkpoint import Checkpoint
 from wavllm_core.engine.api import Exchange, Heard, Sampling
-from wavllm_core.engine.core import Core, EngineLimits
+from wavllm_core.engine.core import Core, EngineLimits, rolling
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.engine.talk import Answer, Talk
@@ -33,7 +33,7 @@ def new_core() -> Core:
     """With eight slots, and a clock that goes on by 10 ms whenever it is read."""
     limits = EngineLimits(conversations=12, kv_mib=1, speculation=SpeculationLimits(max_queue_wait_ms=1e9))
     now = iter(range(10**9))
-    return Core(checkpoint(), limits, lambda: next(now) / 100)
+    return Core(rolling(checkpoint()), limits, lambda: next(now) / 100)
 
 
 @dataclass(eq=False)

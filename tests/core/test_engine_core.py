@@ -9,7 +9,7 @@ import pytest
 from tests.core.test_engine import SHORT, noise
 from tests.core.tiny import tiny_checkpoint
 from wavllm_core.engine.api import Exchange, Sampling
-from wavllm_core.engine.core import Core, EngineLimits
+from wavllm_core.engine.core import Core, EngineLimits, rolling
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.talk import Kind, Piece, Talk
 from wavllm_core.engine.talks import MAX_PREFILL
@@ -22,7 +22,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.now = 0.0
-        self.core = Core(tiny_checkpoint(folder), EngineLimits(), lambda: self.now)
+        self.core = Core(rolling(tiny_checkpoint(folder)), EngineLimits(), lambda: self.now)
         self.read: list[list[int]] = []  # positions of each row, step by step
         step = self.core.language.llama.step
         self.core.language.llama.step = lambda store, rows: (
