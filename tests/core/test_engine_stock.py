@@ -66,7 +66,7 @@ async def test_replies_are_those_of_the_model_itself(folder: Path) -> None:
     assert [whole(reply) for reply, _ in replies] == [whole(text) for text in expected]
     assert len(set(expected)) == len(expected)
     assert (await engine.load_figures()).speculations_used > 0
-    typed = await words(contexts[0].reply("", [Exchange("a mocha")], SAMPLING))
+    typed = await words(contexts[0].reply("a mocha", [Exchange()], SAMPLING))
     assert whole(typed) == whole(reference.answer(None, "a mocha"))
     history = [Exchange("one", reply="two"), Exchange("three", reply="four"), replies[1][1]]
     assert await words(contexts[1].reply("say", history, SAMPLING)) == "".join(
