@@ -52,7 +52,7 @@ class Decoder:
             ),
             Planner(prompts, config.max_context),
             checkpoint.tokenizer,
-            end_id,
+            frozenset({end_id}),
         )
 
     def reply(self, history: Sequence[Exchange], instruction: str, sampling: Sampling) -> Iterator[str]:

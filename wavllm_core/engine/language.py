@@ -59,7 +59,7 @@ class Language:
     gates: Gates
     planner: Planner
     tokenizer: Tokenizer
-    end_id: int
+    end_ids: frozenset[int]
 
     def reply(self, history: Sequence[Exchange], instruction: str, sampling: Sampling) -> Iterator[str]:
         """The answer to the last exchange, piece by piece, computed alone and from nothing: the live engine's measure.
@@ -74,7 +74,7 @@ class Language:
             with torch.inference_mode():
                 states = self.llama.step(store, [Row(slot, keys, inputs, gate)])
                 token = chooser.choose(self.llama.logits(states[-1]))
-            if token == self.end_id:
+            if token in self.end_ids:
                 break
             yield spelling.add(token)
             if spelling.stopped:

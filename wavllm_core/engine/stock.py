@@ -138,4 +138,12 @@ def _language(
     model.llm = nn.Identity()  # its weights are packed now
     tokenizer: Any = processor.tokenizer
     gates = Gates(llama, prompts.gate_ids, gate, positions // 2)
-    return Language(llama, gates, Planner(prompts, positions), tokenizer, tokenizer.eos_token_id)
+    return Language(llama, gates, Planner(prompts, positions), tokenizer, _end_ids(model, tokenizer))
+
+
+def _end_ids(model: WavLLMForConditionalGeneration, tokenizer: Any) -> frozenset[int]:
+    """What ends a reply, as the model's own `generate` has it."""
+    told = model.generation_config.eos_token_id
+    if told is None:
+        told = tokenizer.eos_token_id
+    return frozenset([told] if isinstance(told, int) else told)

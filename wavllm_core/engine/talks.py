@@ -257,7 +257,7 @@ class Talks:
         except CoreError as error:
             self._fail(talk, error)
             return
-        if token != self.language.end_id:
+        if token not in self.language.end_ids:
             answer.tokens += 1
             answer.next_token = token
             if text := answer.spelling.add(token):
