@@ -11,8 +11,9 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection
@@ -30,7 +31,7 @@ from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.session import Session, SessionOptions
 from agent.vad import Vad, WebRtcVad
 from wavllm_core.engine.api import Engine, Sampling
-from wavllm_core.errors import CapacityError
+from wavllm_core.errors import CapacityError, CoreError
 
 PATH: Final = "/v1/realtime"
 HEALTH_PATH: Final = "/healthz"
@@ -122,15 +123,19 @@ class Frontdoor:
             close_timeout=CLOSE_S,
         )
 
-    def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
         """None lets the WebSocket handshake go on."""
         path = urlsplit(request.path).path
         if path == PATH:
             return None
         if path != HEALTH_PATH:
             return connection.respond(404, f"there is {PATH} and {HEALTH_PATH}\n")
-        body = json.dumps({"status": "ok", "sessions": self._sessions})
-        response = connection.respond(200, body)
+        health: dict[str, Any] = {"status": "ok", "sessions": self._sessions}
+        try:
+            health["engine"] = asdict(await self._engine.load_figures())
+        except CoreError as error:
+            health["status"] = str(error)
+        response = connection.respond(200 if "engine" in health else 503, json.dumps(health))
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = "application/json"
         return response

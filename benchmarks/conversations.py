@@ -111,7 +111,7 @@ async def level(people: int, seconds: float, limits: EngineLimits) -> dict[str, 
         server = tasks.create_task(serve(config, engine, on_ready=ready.set_result))
         command = [sys.executable, __file__, "--play", str(await ready), str(people), str(seconds)]
         client = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        wait_ms, busiest = [], 0
+        wait_ms, busiest, cpu_s, started_s = [], 0, time.process_time(), time.perf_counter()
         while client.returncode is None:
             figures = await engine.load_figures()
             wait_ms.append(figures.queue_wait_ms)
@@ -119,6 +119,7 @@ async def level(people: int, seconds: float, limits: EngineLimits) -> dict[str, 
             await asyncio.wait([tasks.create_task(client.wait())], timeout=0.5)
         assert client.stdout is not None
         said = json.loads(await client.stdout.read())
+        cores = (time.process_time() - cpu_s) / (time.perf_counter() - started_s)
         figures = await engine.load_figures()
         server.cancel()
     await engine.close()
@@ -129,6 +130,7 @@ async def level(people: int, seconds: float, limits: EngineLimits) -> dict[str, 
         "first_token_ms": spread([row["first_token_ms"] for row in rows]),
         "wire_ms": spread([row["wire_ms"] for row in rows]),
         "vad_wait_ms": spread([row["vad_wait_ms"] for row in rows]),
+        "server_cores": cores,
         "queue_wait_ms": percentile(wait_ms, 0.5),
         "positions_filled": busiest,
         "speculations": figures.speculations,
@@ -151,35 +153,19 @@ def main() -> None:
         found.append(asyncio.run(level(people, args.seconds, limits)))
     where = machine()
     announce(where)
-    heads = [
-        "conversations",
-        "turns",
-        "first token p50 ms",
-        "p95",
-        "p99",
-        "queue wait ms",
-        "answered ahead",
-        "tokens wasted",
-    ]
-    table(
-        heads,
-        [
-            [
-                row["people"],
-                row["turns"],
-                *row["first_token_ms"].values(),
-                row["queue_wait_ms"],
-                f"{row['speculations_used']} of {row['speculations']}",
-                row["tokens_wasted"],
-            ]
-            for row in found
-        ],
-    )
+    heads = ["conversations", "turns", "first token p50 ms", "p95", "p99", "cores of the server"]
+    lines: list[list[object]] = []
+    for row in found:
+        ahead = f"{row['speculations_used']} of {row['speculations']}"
+        shares = list(row["first_token_ms"].values())
+        cores, wait_ms = f"{row['server_cores']:.2f}", row["queue_wait_ms"]
+        lines.append([row["people"], row["turns"], *shares, cores, wait_ms, ahead, row["tokens_wasted"]])
+    table([*heads, "queue wait ms", "answered ahead", "tokens wasted"], lines)
     print("first token: from the end of speech confirmed to the first token, by the server's clock; before it the")
     print(f"wait for the end of speech, p50 {found[0]['vad_wait_ms']['p50']:.0f} ms\n")
     save(args.out, "conversations", where, {"levels": found})
-    lines = {share: [(row["people"], row["first_token_ms"][share]) for row in found] for share in ("p50", "p95", "p99")}
-    plot(args.out, "conversations", "Confirmed end of speech to first token", ("conversations", "milliseconds"), lines)
+    drawn = {share: [(row["people"], row["first_token_ms"][share]) for row in found] for share in ("p50", "p95", "p99")}
+    plot(args.out, "conversations", "Confirmed end of speech to first token", ("conversations", "milliseconds"), drawn)
 
 
 if __name__ == "__main__":

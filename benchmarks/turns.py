@@ -25,7 +25,7 @@ from _report import announce, machine, parser, percentile, plot, save, spread, t
 
 from wavllm_core.checkpoint import NANO, TIED_HEAD, Checkpoint, load
 from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
-from wavllm_core.engine.core import EngineLimits
+from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine, LiveUtterance
 from wavllm_core.engine.llama import PREFIX
 from wavllm_core.lora import gated
@@ -113,7 +113,7 @@ async def converse(engine: LiveEngine, plain: PlainLoop, waveform: np.ndarray, t
     """One conversation; every turn in all ways, one after another."""
     context, past, rows = engine.open_context(), [], []
     for _ in range(turns):
-        history_tokens = len(engine.core.decoder.plan_listening(past, "").keys)
+        history_tokens = len(engine.core.language.planner.plan_listening(past, "").keys)
         cut_off, _, cut_text, _ = await reply(context, await speak(engine, context, waveform), past)
         utterance = await speak(engine, context, waveform)
         await utterance.hear()
@@ -123,7 +123,7 @@ async def converse(engine: LiveEngine, plain: PlainLoop, waveform: np.ndarray, t
         context.speculate("", [*past, Exchange(heard=await utterance.hear(), speaker=1)], SAMPLING)
         await rest(engine)  # the wait for the end of speech is longer
         ahead, _, ahead_text, _ = await reply(context, utterance, past)
-        anew, plain_text = plain.answer(engine.core.decoder.recent(past, 0), torch.from_numpy(waveform))
+        anew, plain_text = plain.answer(engine.core.language.planner.recent(past, 0), torch.from_numpy(waveform))
         transcript = "".join([piece async for piece in engine.transcribe(heard)])
         past.append(Exchange(transcript, speaker=1, reply=text))
         watch = Stopwatch()
@@ -144,7 +144,7 @@ async def measure(threads: int, turns: int, conversations: int) -> list[list[dic
     waveform, rate = soundfile.read(CLIP, dtype="float32")
     assert rate == SAMPLE_RATE
     torch.set_num_threads(threads)
-    engine, plain = LiveEngine(checkpoint, EngineLimits(threads=threads)), PlainLoop(checkpoint)
+    engine, plain = LiveEngine(rolling(checkpoint), EngineLimits(threads=threads)), PlainLoop(checkpoint)
     await converse(engine, plain, waveform, 2)
     rows = [await converse(engine, plain, waveform, turns) for _ in range(conversations)]
     await engine.close()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
 
 from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.engine.load import Load
 from wavllm_core.errors import CapacityError, CoreError
 
 LOUDNESS = 3_000
@@ -91,7 +93,7 @@ class ScriptedEngine:
         self.open: set[ScriptedUtterance | ScriptedContext] = set()
         self.prepared: list[tuple[str, list[Exchange]]] = []
         self.speculated: list[tuple[str, list[Exchange], Sampling]] = []
-        self.full = False
+        self.full = self.dead = False
         self.running = 0  # replies and transcripts under way
         self.heard: list[npt.NDArray[np.float32]] = []
         self.asked: list[tuple[str, list[Exchange], Sampling]] = []
@@ -138,6 +140,11 @@ class ScriptedEngine:
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())
+
+    async def load_figures(self) -> Load:
+        if self.dead:
+            raise CoreError("the engine is closed")
+        return Load(*[0] * len(fields(Load)))
 
     async def close(self) -> None:
         pass

@@ -13,11 +13,11 @@ import torch
 
 from tests.core.tiny import tiny_checkpoint, tiny_model
 from wavllm_core.engine.api import Exchange, Heard, Sampling
-from wavllm_core.engine.core import EngineLimits
-from wavllm_core.engine.decoder import Decoder
+from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine
+from wavllm_core.engine.planner import Planner, RollingPrompts
 from wavllm_core.errors import CapacityError, CoreError, InputError
-from wavllm_core.prompt import Turn
+from wavllm_core.prompt import PromptTemplate, Turn
 
 SHORT = Sampling(max_tokens=12)
 SLOT_MIB = 1  # more than one slot of the tiny model takes
@@ -25,7 +25,7 @@ SLOT_MIB = 1  # more than one slot of the tiny model takes
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[LiveEngine]:
-    live = LiveEngine(tiny_checkpoint(tmp_path))
+    live = LiveEngine(rolling(tiny_checkpoint(tmp_path)))
     yield live
     left = await live.load_figures()
     assert (left.conversations, left.utterances, left.replies, left.slots_held) == (0, 0, 0, 0)
@@ -61,7 +61,7 @@ async def words(pieces: AsyncGenerator[str, None]) -> str:
 
 def alone(engine: LiveEngine, history: Sequence[Exchange], sampling: Sampling = SHORT, instruction: str = "") -> str:
     """The reference: computed in one go, by nobody else's side."""
-    return "".join(engine.core.decoder.reply(history, instruction, sampling))
+    return "".join(engine.core.language.reply(history, instruction, sampling))
 
 
 async def test_live_audio_equals_the_whole_clip(talk: LiveContext) -> None:
@@ -124,8 +124,8 @@ async def test_what_was_prepared_is_not_read_again(engine: LiveEngine, talk: Liv
     while (await engine.load_figures()).positions_filled < 20:
         pass
     read: list[int] = []
-    step = engine.core.decoder.llama.step
-    engine.core.decoder.llama.step = lambda store, rows: (
+    step = engine.core.language.llama.step
+    engine.core.language.llama.step = lambda store, rows: (
         read.append(sum(len(r.keys) for r in rows)) or step(store, rows)
     )
     await words(talk.reply("", [*past, Exchange(text="one")], replace(SHORT, max_tokens=1)))
@@ -226,12 +226,12 @@ async def test_old_turns_are_dropped_whole_when_the_context_is_full(talk: LiveCo
 
 async def test_past_turns_go_whole_and_several_at_a_time(engine: LiveEngine) -> None:
     old = [Exchange(text=f"order number {i}", reply="three times a mocha") for i in range(40)]
-    context, decoder = tiny_model().config.max_context, engine.core.decoder
+    context, planner = tiny_model().config.max_context, engine.core.language.planner
     starts = []
     for count in range(1, len(old)):
-        plan = decoder.plan([*old[:count], Exchange(text="one")], "", SHORT.max_tokens)
+        plan = planner.plan([*old[:count], Exchange(text="one")], "", SHORT.max_tokens)
         assert len(plan.keys) <= context - SHORT.max_tokens
-        kept = decoder.recent(old[:count], own=20)
+        kept = planner.recent(old[:count], own=20)
         assert [turn.text for turn in kept] == [turn.text for turn in old[count - len(kept) : count]]
         starts.append(count - len(kept))
     assert starts == sorted(starts)
@@ -241,16 +241,17 @@ async def test_past_turns_go_whole_and_several_at_a_time(engine: LiveEngine) -> 
 @pytest.mark.parametrize("system_prompt", ["", "you are a barista"])
 def test_a_plan_is_the_prompt_of_the_template(tmp_path: Path, system_prompt: str) -> None:
     checkpoint = tiny_checkpoint(tmp_path)
-    decoder = Decoder(replace(checkpoint, config=replace(checkpoint.config, system_prompt=system_prompt)))
+    template = PromptTemplate(checkpoint.tokenizer, system_prompt)
+    planner = Planner(RollingPrompts(template), 256)
     past = [Exchange(text="  three ", speaker=2, reply=" a mocha"), Exchange(text="unanswered"), Exchange(reply="é ")]
     turns = [Turn(old.text, speaker=old.speaker, reply=old.reply) for old in past]
     heard = Heard(torch.zeros(2, 32), np.ones(8, np.float32), 0.2, (-1, -2))
     for last in (Exchange(text=" typed"), Exchange(heard=heard, speaker=1)):
         turn = Turn(last.text, spoken=last.heard is not None, speaker=last.speaker)
-        prompt = decoder.template.build(turns, turn, "be short")
+        prompt = template.build(turns, turn, "be short")
         names = [-1, -2] if last.heard else []
-        assert decoder.plan([*past, last], "be short", 9).keys == [*prompt.before, *names, *prompt.after]
-    assert decoder.plan_listening(past, "be short").keys == prompt.before
+        assert planner.plan([*past, last], "be short", 9).keys == [*prompt.before, *names, *prompt.after]
+    assert planner.plan_listening(past, "be short").keys == prompt.before
 
 
 async def test_instructions_that_are_too_long_are_refused(talk: LiveContext) -> None:
@@ -260,7 +261,7 @@ async def test_instructions_that_are_too_long_are_refused(talk: LiveContext) -> 
 
 
 async def test_more_conversations_than_there_may_be_are_refused_and_live_ones_go_on(tmp_path: Path) -> None:
-    engine = LiveEngine(tiny_checkpoint(tmp_path), EngineLimits(conversations=2))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(conversations=2))
     talks = [engine.open_context(), engine.open_context()]
     with pytest.raises(CapacityError, match="2 conversations"):
         engine.open_context()
@@ -269,12 +270,12 @@ async def test_more_conversations_than_there_may_be_are_refused_and_live_ones_go
     engine.open_context()
     await engine.close()
     with pytest.raises(ValueError, match="kv_mib"):
-        LiveEngine(tiny_checkpoint(tmp_path), EngineLimits(kv_mib=0))
+        LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(kv_mib=0))
 
 
 async def test_more_conversations_than_slots_take_turns_and_answer_alike(tmp_path: Path) -> None:
     """Whoever rests is evicted, and read again from the journal; whoever is answered keeps the slot."""
-    engine = LiveEngine(tiny_checkpoint(tmp_path), EngineLimits(kv_mib=SLOT_MIB))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(kv_mib=SLOT_MIB))
     slots = engine.core.store.slots
     talks = [engine.open_context() for _ in range(3 * slots)]
     past = [[Exchange(text=f"order number {i}", reply="three")] for i in range(len(talks))]
@@ -335,7 +336,7 @@ async def test_work_that_raises_fails_alone(
 async def test_an_utterance_that_the_encoders_refuse_fails_alone(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path)
     short_window = replace(checkpoint.config.semantic, max_frames=100)  # 4 s
-    engine = LiveEngine(replace(checkpoint, config=replace(checkpoint.config, semantic=short_window)))
+    engine = LiveEngine(rolling(replace(checkpoint, config=replace(checkpoint.config, semantic=short_window))))
     talk = engine.open_context()
     long, short = talk.open_utterance(), talk.open_utterance()
     for _ in range(5):
@@ -348,7 +349,7 @@ async def test_an_utterance_that_the_encoders_refuse_fails_alone(tmp_path: Path)
 
 
 async def test_a_closed_engine_fails_what_is_under_way(tmp_path: Path) -> None:
-    engine = LiveEngine(tiny_checkpoint(tmp_path))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)))
     talk = engine.open_context()
     utterance = talk.open_utterance()
     pieces = talk.reply("", [Exchange(text="hello")], Sampling(max_tokens=200, temperature=2.0))

@@ -9,7 +9,7 @@ import pytest
 from tests.core.test_engine import SHORT, noise
 from tests.core.tiny import tiny_checkpoint
 from wavllm_core.engine.api import Exchange, Sampling
-from wavllm_core.engine.core import Core, EngineLimits
+from wavllm_core.engine.core import Core, EngineLimits, rolling
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.talk import Kind, Piece, Talk
 from wavllm_core.engine.talks import MAX_PREFILL
@@ -22,10 +22,10 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.now = 0.0
-        self.core = Core(tiny_checkpoint(folder), EngineLimits(), lambda: self.now)
+        self.core = Core(rolling(tiny_checkpoint(folder)), EngineLimits(), lambda: self.now)
         self.read: list[list[int]] = []  # positions of each row, step by step
-        step = self.core.decoder.llama.step
-        self.core.decoder.llama.step = lambda store, rows: (
+        step = self.core.language.llama.step
+        self.core.language.llama.step = lambda store, rows: (
             self.read.append([len(row.keys) for row in rows]) or step(store, rows)
         )
 
@@ -100,7 +100,7 @@ def test_history_is_read_in_the_end_however_many_replies_there_are(bench: Bench)
 def test_live_audio_comes_before_text_that_can_wait_and_after_text_that_cannot(bench: Bench) -> None:
     core, talk = bench.core, bench.talk()
     core.talks.prepare(bench.talk(), "", PAST)
-    hearing = bench.listen(talk, core.decoder.config.block_samples)
+    hearing = bench.listen(talk, core.hearings.config.block_samples)
     reply = bench.ask(bench.talk(), "reply", [Exchange(text="one")], Sampling(12, 3.0))
     bench.run(1)
     assert reply and not hearing.names
@@ -110,17 +110,17 @@ def test_live_audio_comes_before_text_that_can_wait_and_after_text_that_cannot(b
 
 
 def test_blocks_of_all_that_speak_are_encoded_together(bench: Bench) -> None:
-    talk, block = bench.talk(), bench.core.decoder.config.block_samples
+    talk, block = bench.talk(), bench.core.hearings.config.block_samples
     heard = [bench.listen(talk, samples) for samples in (block, 2 * block, block + 5, block - 1)]
     assert bench.core.advance()
-    vectors = bench.core.decoder.config.block_frames // bench.core.decoder.config.frames_per_vector
+    vectors = bench.core.hearings.config.block_frames // bench.core.hearings.config.frames_per_vector
     assert [len(hearing.names) for hearing in heard] == [vectors, vectors, vectors, 0]
 
 
 def test_what_is_heard_is_read_while_it_is_spoken(bench: Bench) -> None:
     core, talk = bench.core, bench.talk()
     core.talks.prepare(talk, "", PAST[:2])
-    hearing = bench.listen(talk, 3 * core.decoder.config.block_samples)
+    hearing = bench.listen(talk, 3 * core.hearings.config.block_samples)
     bench.run(1_000)
     assert talk.slot is not None and talk.slot.keys[-len(hearing.names) :] == hearing.names
     history = [*PAST[:2], Exchange(text="typed instead")]

@@ -10,7 +10,7 @@ import pytest
 from tests.core.test_engine import SHORT, alone, noise, words
 from tests.core.tiny import tiny_checkpoint
 from wavllm_core.engine.api import Exchange, Heard, Sampling
-from wavllm_core.engine.core import EngineLimits
+from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine, LiveUtterance
 from wavllm_core.engine.load import Load
 from wavllm_core.engine.speculation import SpeculationLimits
@@ -22,7 +22,7 @@ DRAWN = Sampling(max_tokens=12, temperature=1.5, seed=3)
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[LiveEngine]:
     limits = EngineLimits(speculation=SpeculationLimits(per_utterance=2, tokens=8, max_queue_wait_ms=1e9))
-    live = LiveEngine(tiny_checkpoint(tmp_path), limits)
+    live = LiveEngine(rolling(tiny_checkpoint(tmp_path)), limits)
     yield live
     assert (await live.load_figures()).slots_held == 0
     await live.close()
@@ -121,7 +121,7 @@ async def test_there_are_caps(engine: LiveEngine, talk: LiveContext) -> None:
 
 async def test_nobody_speculates_while_others_wait(tmp_path: Path) -> None:
     limits = EngineLimits(speculation=SpeculationLimits(max_queue_wait_ms=0.0))
-    engine = LiveEngine(tiny_checkpoint(tmp_path), limits)
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), limits)
     talk = engine.open_context()
     utterance = talk.open_utterance()
     utterance.push(noise(9_000))
@@ -132,7 +132,7 @@ async def test_nobody_speculates_while_others_wait(tmp_path: Path) -> None:
 
 
 async def test_a_speculation_yields_its_slot_to_a_reply(tmp_path: Path) -> None:
-    engine = LiveEngine(tiny_checkpoint(tmp_path), EngineLimits(kv_mib=1))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(kv_mib=1))
     talks = [engine.open_context() for _ in range(engine.core.store.slots + 1)]
     for talk in talks[:-1]:
         utterance = talk.open_utterance()

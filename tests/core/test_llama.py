@@ -20,7 +20,7 @@ from wavllm_core.lora import gated
 from wavllm_core.model import RollingWavLLM
 
 MODEL = tiny_model()
-SHAPE = LlamaShape.of(MODEL.config)
+SHAPE = LlamaShape.of(MODEL.config.llama, MODEL.config.lora.rank)
 LLAMA = LiveLlama(SHAPE, dict(MODEL.state_dict()), max_positions=24)
 INPUTS = torch.randn(19, 32, generator=torch.Generator().manual_seed(0))
 GATE = torch.rand(32, generator=torch.Generator().manual_seed(1)) * 3
@@ -61,7 +61,7 @@ def test_grouped_query_attention_is_that_of_transformers(kv_heads: int) -> None:
         for name, parameter in model.llm.named_parameters():
             if "lora_B" in name or "_proj" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
-    llama = LiveLlama(LlamaShape.of(config), dict(model.state_dict()), max_positions=24)
+    llama = LiveLlama(LlamaShape.of(config.llama, config.lora.rank), dict(model.state_dict()), max_positions=24)
     store = llama.new_store(1)
     slot = store.acquire()
     plain_lora = torch.ones(sum(llama.shape.widths.values()))
@@ -77,7 +77,7 @@ def test_a_gate_for_grouped_queries_is_refused_by_name(tmp_path: Path) -> None:
         Decoder(dataclasses.replace(good, config=config))
     config = dataclasses.replace(config, llama=config.llama | {"num_attention_heads": 4, "num_key_value_heads": 3})
     with pytest.raises(ValueError, match="4 heads cannot share 3"):
-        LlamaShape.of(config)
+        LlamaShape.of(config.llama, config.lora.rank)
 
 
 @settings(max_examples=25, deadline=None)
@@ -142,6 +142,6 @@ def test_a_full_store_refuses_and_takes_in_again() -> None:
 
 
 def test_the_gate_of_an_instruction_is_that_of_the_whole_model(tmp_path: Path) -> None:
-    decoder = Decoder(tiny_checkpoint(tmp_path))
-    expected = MODEL.gate_for([decoder.template.gate_ids("be short")])[0]
-    torch.testing.assert_close(decoder.gate("be short"), expected.repeat(4), rtol=1e-5, atol=1e-5)
+    language = Decoder(tiny_checkpoint(tmp_path)).language
+    expected = MODEL.gate_for([language.planner.prompts.gate_ids("be short")])[0]
+    torch.testing.assert_close(language.gates.of("be short"), expected.repeat(4), rtol=1e-5, atol=1e-5)

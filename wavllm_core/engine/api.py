@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from wavllm_core.engine.load import Load
+
 SAMPLE_RATE = 16_000
 
 
@@ -97,6 +99,9 @@ class Engine(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` has, for usage figures."""
+
+    async def load_figures(self) -> Load:
+        """How busy it is. Raises CoreError when it works no more."""
 
     async def close(self) -> None:
         """End the worker; whatever was under way raises CoreError."""

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from wavllm_core.checkpoint import Checkpoint
+from wavllm_core.engine.api import Heard
 from wavllm_core.engine.decoder import Decoder
 from wavllm_core.engine.encoders import RollingEncoders
-from wavllm_core.engine.hearing import Hearing, Hearings
+from wavllm_core.engine.hearing import Hearing, Hearings, Waveform
+from wavllm_core.engine.language import Language
 from wavllm_core.engine.load import Load, Meter
 from wavllm_core.engine.speculation import Speculation, SpeculationLimits
 from wavllm_core.engine.talk import Talk
 from wavllm_core.engine.talks import Talks
+from wavllm_core.errors import CoreError
 
 MIB = 2**20
 
@@ -35,22 +39,54 @@ class EngineLimits:
     speculation: SpeculationLimits = field(default_factory=SpeculationLimits)
 
 
+class Listening(Protocol):
+    """Utterances and their encoders, of either kind."""
+
+    open: list[Hearing]
+
+    def push(self, hearing: Hearing, waveform: Waveform) -> None:
+        """More audio."""
+
+    def ask(self, hearing: Hearing, answer: Callable[[Heard | CoreError], None]) -> None:
+        """Have `answer` called with what was heard so far."""
+
+    def close(self, hearing: Hearing) -> None:
+        """Forget an utterance."""
+
+    def due(self) -> float | None:
+        """When the most urgent work is due."""
+
+    def step(self) -> float:
+        """Do it; returns since when it waited."""
+
+
+OpenModel = Callable[[EngineLimits, Callable[[], float], Meter], tuple[Language, Listening]]
+
+
+def rolling(checkpoint: Checkpoint) -> OpenModel:
+    """What `Core` opens, from a checkpoint of the rolling model."""
+
+    def open_model(limits: EngineLimits, clock: Callable[[], float], _: Meter) -> tuple[Language, Hearings]:
+        decoder = Decoder(checkpoint, limits.device, limits.dtype)
+        return decoder.language, Hearings(RollingEncoders(decoder.speech, limits.conversations + 1), clock)
+
+    return open_model
+
+
 class Core:
     """All state of one model that many conversations share; belongs to one thread."""
 
-    def __init__(self, checkpoint: Checkpoint, limits: EngineLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, open_model: OpenModel, limits: EngineLimits, clock: Callable[[], float]) -> None:
         """Raises CheckpointError for weights that do not fit, ValueError for a budget that holds no conversation."""
-        self.limits, self.clock = limits, clock
-        self.decoder = decoder = Decoder(checkpoint, limits.device, limits.dtype)
-        slot_bytes = decoder.llama.slot_bytes
+        self.limits, self.clock, self.meter = limits, clock, Meter()
+        self.language, self.hearings = open_model(limits, clock, self.meter)
+        slot_bytes = self.language.llama.slot_bytes
         slots = limits.kv_mib * MIB // slot_bytes
         if slots < 1:
             raise ValueError(f"kv_mib: {limits.kv_mib} MiB; one conversation alone takes {slot_bytes / MIB:.1f} MiB")
-        self.store = decoder.llama.new_store(slots)
-        self.meter = Meter()
+        self.store = self.language.llama.new_store(slots)
         self.speculation = Speculation(limits.speculation)
-        self.hearings = Hearings(RollingEncoders(decoder.speech, limits.conversations + 1), clock)
-        self.talks = Talks(decoder, self.store, self.speculation, self.meter, clock)
+        self.talks = Talks(self.language, self.store, self.speculation, self.meter, clock)
 
     def listen(self, talk: Talk, hearing: Hearing) -> None:
         """Begin an utterance in a conversation."""

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wavllm_core.checkpoint import NANO, Checkpoint, load
+from wavllm_core.checkpoint import NANO, is_hugging_face, load
 from wavllm_core.engine.api import Exchange, Heard, Sampling
-from wavllm_core.engine.core import Core, EngineLimits
+from wavllm_core.engine.core import Core, EngineLimits, OpenModel, rolling
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.load import Load
 from wavllm_core.engine.talk import Answer, Kind, Talk
@@ -35,9 +35,9 @@ TRANSCRIPT_TOKENS = 96
 class LiveEngine:
     """See `api.Engine`. One per process; `close` ends its thread."""
 
-    def __init__(self, checkpoint: Checkpoint, limits: EngineLimits | None = None) -> None:
+    def __init__(self, model: OpenModel, limits: EngineLimits | None = None) -> None:
         """Raises CheckpointError, and ValueError for limits that cannot be kept."""
-        self.core = Core(checkpoint, limits or EngineLimits(), time.perf_counter)
+        self.core = Core(model, limits or EngineLimits(), time.perf_counter)
         self._conversations = 0
         self._told: deque[Callable[[], None]] = deque()
         self._outlets: set[Outlet[Any]] = set()  # of what is under way
@@ -48,8 +48,12 @@ class LiveEngine:
 
     @classmethod
     def load(cls, folder: Path | None = None, limits: EngineLimits | None = None) -> LiveEngine:
-        """An engine for a checkpoint, the shipped nano model if none is named. Raises CheckpointError."""
-        return cls(load(folder or NANO), limits)
+        """An engine for a folder of either form, or for the shipped nano model. Raises CheckpointError."""
+        if folder is None or not is_hugging_face(folder):
+            return cls(rolling(load(folder or NANO)), limits)
+        from wavllm_core.engine.stock import load_stock  # brings transformers, which takes seconds
+
+        return cls(load_stock(folder), limits)
 
     def open_context(self) -> LiveContext:
         """Begin a conversation. Raises CapacityError when there are as many as there may be."""
@@ -77,7 +81,7 @@ class LiveEngine:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, none added."""
-        return len(self.core.decoder.template.encode(text))
+        return len(self.core.language.planner.prompts.encode(text))
 
     async def load_figures(self) -> Load:
         """How busy it is, read between two steps. Raises CoreError when the engine is closed."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavllm_core.config import RollingConfig
 from wavllm_core.engine.kv import KeyValueStore, Slot
 
 PREFIX = "llm.base_model.model.model."
@@ -39,9 +39,8 @@ class LlamaShape:
     tied: bool
 
     @classmethod
-    def of(cls, config: RollingConfig) -> LlamaShape:
-        """Raises ValueError where heads cannot be shared out evenly."""
-        llama = config.llama
+    def of(cls, llama: Mapping[str, Any], rank: int) -> LlamaShape:
+        """From arguments of `transformers.LlamaConfig`. Raises ValueError where heads cannot be shared out evenly."""
         heads = llama["num_attention_heads"]
         kv_heads = llama.get("num_key_value_heads") or heads
         if heads % kv_heads:
@@ -54,7 +53,7 @@ class LlamaShape:
             kv_heads,
             llama.get("head_dim") or llama["hidden_size"] // heads,
             llama["vocab_size"],
-            config.lora.rank,
+            rank,
             llama.get("rms_norm_eps", RMS_EPS),
             llama.get("rope_theta", ROPE_THETA),
             llama.get("tie_word_embeddings", False),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from wavllm_core.engine.api import Sampling
@@ -38,7 +39,7 @@ class Chooser:
 class Spelling:
     """The text of one reply as it grows; holds back half characters, and what may become a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...]) -> None:
         self._tokenizer, self._stop = tokenizer, stop
         self._ids: list[int] = []
         self._sent = 0  # characters

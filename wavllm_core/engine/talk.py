@@ -9,9 +9,9 @@ from typing import Literal
 from torch import Tensor
 
 from wavllm_core.engine.api import Exchange, Sampling
-from wavllm_core.engine.decoder import Plan
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.kv import Slot
+from wavllm_core.engine.planner import Plan
 from wavllm_core.engine.sampling import Chooser, Spelling
 from wavllm_core.errors import CoreError
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from wavllm_core.engine.api import Exchange, Sampling
-from wavllm_core.engine.decoder import Decoder, Plan
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.kv import KeyValueStore
+from wavllm_core.engine.language import Language
 from wavllm_core.engine.llama import Row
 from wavllm_core.engine.load import Meter
+from wavllm_core.engine.planner import Plan
 from wavllm_core.engine.sampling import Chooser, Spelling
 from wavllm_core.engine.speculation import Speculation
 from wavllm_core.engine.talk import HISTORY_DUE_S, LISTENING_DUE_S, Answer, Kind, Piece, Talk
@@ -32,9 +33,14 @@ class Talks:
     """All conversations and their slots."""
 
     def __init__(
-        self, decoder: Decoder, store: KeyValueStore, speculation: Speculation, meter: Meter, clock: Callable[[], float]
+        self,
+        language: Language,
+        store: KeyValueStore,
+        speculation: Speculation,
+        meter: Meter,
+        clock: Callable[[], float],
     ) -> None:
-        self.decoder, self.store, self.speculation = decoder, store, speculation
+        self.language, self.store, self.speculation = language, store, speculation
         self.meter, self.clock = meter, clock
         self.open: list[Talk] = []  # they get a slot when there is something to put there
 
@@ -73,7 +79,8 @@ class Talks:
     def _want(self, talk: Talk) -> None:
         names = talk.hearing.names if talk.hearing else []
         try:
-            plan = self.decoder.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
+            self.language.gates.of(talk.instruction)
+            plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
         except CoreError:  # the reply is going to say so
             talk.wanted = None
             return
@@ -96,8 +103,8 @@ class Talks:
         try:
             if talk not in self.open:
                 raise InputError("the conversation is closed")
-            plan = self.decoder.plan(history, instruction, sampling.max_tokens)
-            gate = self.decoder.gate(instruction)
+            gate = self.language.gates.of(instruction)
+            plan = self.language.planner.plan(history, instruction, sampling.max_tokens)
         except CoreError as error:
             if sink:
                 sink(error)
@@ -107,7 +114,7 @@ class Talks:
             return ready
         self._drop_speculation(talk)
         talk.wanted = None
-        chooser, spelling = Chooser(sampling), Spelling(self.decoder.tokenizer, sampling.stop)
+        chooser, spelling = Chooser(sampling), Spelling(self.language.tokenizer, sampling.stop)
         answer = Answer(kind, plan, sampling, gate, chooser, spelling, self.clock(), sink)
         talk.answers.append(answer)
         return answer
@@ -210,7 +217,7 @@ class Talks:
         assert slot is not None
         talk.used = self.clock()
         if answer and answer.next_token is not None:
-            return Row(slot, [answer.next_token], self.decoder.llama.embed([answer.next_token]), answer.gate)
+            return Row(slot, [answer.next_token], self.language.llama.embed([answer.next_token]), answer.gate)
         plan = answer.plan if answer else talk.wanted
         assert plan is not None
         start = slot.keep_common(plan.keys, plan.instruction)
@@ -218,16 +225,16 @@ class Talks:
             start -= 1
             del slot.keys[start:]
         end = min(len(plan.keys), start + room)
-        gate = answer.gate if answer else self.decoder.gate(plan.instruction)
-        return Row(slot, plan.keys[start:end], self.decoder.inputs(plan, start, end), gate)
+        gate = answer.gate if answer else self.language.gates.of(plan.instruction)
+        return Row(slot, plan.keys[start:end], plan.inputs(self.language.llama, start, end), gate)
 
     def _run(self, chosen: list[tuple[Talk, Row]]) -> None:
         if not chosen:
             return
         try:
-            states = self.decoder.llama.step(self.store, [row for _, row in chosen])
+            states = self.language.llama.step(self.store, [row for _, row in chosen])
             ends = torch.tensor([len(row.keys) for _, row in chosen]).cumsum(0) - 1
-            logits = self.decoder.llama.logits(states[ends.to(states.device)])
+            logits = self.language.llama.logits(states[ends.to(states.device)])
         except (RuntimeError, ValueError) as error:  # torch: one is at fault, and the others go on
             if len(chosen) > 1:
                 for one in chosen:
@@ -250,7 +257,7 @@ class Talks:
         except CoreError as error:
             self._fail(talk, error)
             return
-        if token != self.decoder.end_id:
+        if token != self.language.end_id:
             answer.tokens += 1
             answer.next_token = token
             if text := answer.spelling.add(token):

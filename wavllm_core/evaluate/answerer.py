@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from wavllm_core.audio import SAMPLE_RATE, Waveform
-from wavllm_core.checkpoint import CONFIG, NANO, Checkpoint, load
+from wavllm_core.checkpoint import NANO, Checkpoint, is_hugging_face, load
 from wavllm_core.engine.api import Exchange, Sampling
 from wavllm_core.errors import InputError
 from wavllm_core.evaluate.tasks import Listener
@@ -54,11 +53,3 @@ def load_answerer(folder: Path | None) -> Answerer:
     from wavllm_core.hf.answer import PublishedAnswerer  # brings transformers, which takes seconds
 
     return PublishedAnswerer(folder)
-
-
-def is_hugging_face(folder: Path) -> bool:
-    """Whether a folder's config.json is transformers', which names a model type."""
-    try:
-        return "model_type" in json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError):
-        return False  # `load` says what is wrong with it
