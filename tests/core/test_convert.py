@@ -144,6 +144,7 @@ print((peak_kib() - before) * 1024)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.timeout(60)  # a process of its own, which imports torch and transformers
 def test_peak_memory_is_below_one_shard(tmp_path: Path) -> None:
     """A checkpoint of several shards: what it takes is bounded by the shard, not by the file."""
     tensors = weights()

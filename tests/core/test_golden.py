@@ -151,3 +151,31 @@ def test_long_audio_is_cut_as_published(model: WavLLMForConditionalGeneration) -
     assert seen["what"].shape[:2] == (2, 375)
     assert seen["how"].shape[1] == speech.shape[1] == 441
     assert lengths.tolist() == [441]
+
+
+@torch.no_grad()
+def test_the_imported_weights_in_the_corrected_profile(model: WavLLMForConditionalGeneration) -> None:
+    """Both cases in one batch equal each alone; on a row of one window the profiles agree."""
+    model.config.profile = "corrected"
+    try:
+        cases = [golden(case) for case in CASES]
+        rows = [inputs(case, model, case["tokens_train_style"])[0] for case in cases]
+        read = [case["orig_prompts"][0] for case in cases]
+        together = model(
+            **dict(WavLLMFeatureExtractor()([case["waveform"][0].numpy() for case in cases], 16_000)),
+            **padded("input_ids", "attention_mask", rows),
+            **padded("instruction_ids", "instruction_mask", read),
+        )
+        for i, case in enumerate(cases):
+            alone = model(rows[i][None], **instruction(case), **audio(case))
+            positions = alone.logits.shape[1]
+            torch.testing.assert_close(together.logits[i, :positions], alone.logits[0], **LOGITS)
+            torch.testing.assert_close(together.gate[i], case["lora_scale"][0], **STAGE)
+            torch.testing.assert_close(alone.logits[:, -LAST_TOKENS:], case["logits_last3_train_style"], **LOGITS)
+    finally:
+        model.config.profile = "published"
+
+
+def padded(ids: str, mask: str, rows: list[Tensor]) -> dict[str, Tensor]:
+    pad = nn.utils.rnn.pad_sequence
+    return {ids: pad(rows, batch_first=True), mask: pad([torch.ones_like(row) for row in rows], batch_first=True)}

@@ -37,6 +37,7 @@ def given(folder: Path, clips: Any = CLIPS, text: Any = QUESTIONS, **options: An
     return dict(processor(text=text, audio=list(clips), target=target, sampling_rate=16_000))
 
 
+@pytest.mark.timeout(60)  # more than half a minute of audio, on a machine that others use too
 @pytest.mark.parametrize("windows", ["padded", "unpadded"])
 @pytest.mark.parametrize("clips", [CLIPS, (noise(31.7), CLIPS[0]), (CLIPS[0], None)], ids=["two", "window", "text"])
 @torch.no_grad()
