@@ -185,6 +185,7 @@ async def test_a_client_that_vanishes_leaves_nothing(engine: LiveEngine) -> None
     reply = talk.reply("", [Exchange(heard=heard)], Sampling(max_tokens=100, temperature=2.0))
     transcript = engine.transcribe(heard)
     await asyncio.gather(anext(reply), anext(transcript, None))
+    talk.open_utterance().push(noise(9_000))  # and this one, nobody gives up
     utterance.cancel()
     talk.close()
     talk.close()
@@ -258,6 +259,15 @@ async def test_instructions_that_are_too_long_are_refused(talk: LiveContext) -> 
     talk.prepare("xyz " * 70, [Exchange(text="one", reply="two")])
     with pytest.raises(InputError, match=r"instructions: \d+ tokens; at most 128"):
         await words(talk.reply("xyz " * 70, [Exchange(text="one")], SHORT))
+
+
+async def test_text_that_is_no_unicode_fails_that_reply_only(engine: LiveEngine, talk: LiveContext) -> None:
+    half = Exchange("\ud800", reply="a pair")
+    talk.prepare("", [half])
+    talk.speculate("", [half, Exchange("one")], SHORT)
+    with pytest.raises(InputError, match="cannot be read"):
+        await words(talk.reply("", [half, Exchange("one")], SHORT))
+    assert await words(talk.reply("", [Exchange("one")], SHORT)) == alone(engine, [Exchange("one")])
 
 
 async def test_more_conversations_than_there_may_be_are_refused_and_live_ones_go_on(tmp_path: Path) -> None:

@@ -82,10 +82,8 @@ class Person:
         self.past.append(Exchange(f"said {len(self.past)}", reply="a mocha"))
 
     def leave(self) -> None:
-        if self.hearing:
-            self.core.unlisten(self.talk, self.hearing)
-            self.hearing = None
-        self.core.talks.close(self.talk)
+        self.hearing = None
+        self.core.close(self.talk)
 
 
 @settings(max_examples=60, deadline=None)

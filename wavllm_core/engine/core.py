@@ -91,12 +91,21 @@ class Core:
     def listen(self, talk: Talk, hearing: Hearing) -> None:
         """Begin an utterance in a conversation."""
         self.hearings.open.append(hearing)
+        talk.utterances.append(hearing)
         self.talks.listen(talk, hearing)
 
     def unlisten(self, talk: Talk, hearing: Hearing) -> None:
         """End an utterance, heard or given up."""
         self.hearings.close(hearing)
+        if hearing in talk.utterances:
+            talk.utterances.remove(hearing)
         self.talks.unlisten(talk, hearing)
+
+    def close(self, talk: Talk) -> None:
+        """Forget a conversation, its utterances included; harmless when it is forgotten already."""
+        for hearing in list(talk.utterances):
+            self.unlisten(talk, hearing)
+        self.talks.close(talk)
 
     @torch.inference_mode()
     def advance(self) -> bool:

@@ -77,7 +77,7 @@ class LiveEngine:
                         begun = True
                         yield text
         finally:
-            self.tell(lambda: self.core.talks.close(talk))
+            self.tell(lambda: self.core.close(talk))
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, none added."""
@@ -187,7 +187,7 @@ class LiveContext:
         if self._open:
             self._open = False
             self._forget()
-            self._engine.tell(lambda: self._talks.close(self._talk))
+            self._engine.tell(lambda: self._engine.core.close(self._talk))
 
 
 class LiveUtterance:

@@ -72,7 +72,8 @@ class Talk:
     history: Sequence[Exchange] = ()  # what precedes the turn that is being spoken
     wanted: Plan | None = None  # to be read ahead
     wanted_since: float = 0.0
-    hearing: Hearing | None = None  # whose vectors are read ahead
+    utterances: list[Hearing] = field(default_factory=list)  # that are listened to
+    hearing: Hearing | None = None  # the one of them whose vectors are read ahead
     answers: list[Answer] = field(default_factory=list)  # the first one is decoded, the others wait for it
     tried: int = 0  # speculations on this utterance
     reply_tokens: int = Sampling().max_tokens  # that the reply is expected to be allowed

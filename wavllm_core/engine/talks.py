@@ -81,7 +81,7 @@ class Talks:
         try:
             self.language.gates.of(talk.instruction)
             plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
-        except CoreError:  # the reply is going to say so
+        except (CoreError, ValueError, TypeError):  # the reply is going to say so
             talk.wanted = None
             return
         if names and talk.hearing:
@@ -105,9 +105,9 @@ class Talks:
                 raise InputError("the conversation is closed")
             gate = self.language.gates.of(instruction)
             plan = self.language.planner.plan(history, instruction, sampling.max_tokens)
-        except CoreError as error:
+        except (CoreError, ValueError, TypeError) as error:  # tokenizers: text that is no Unicode
             if sink:
-                sink(error)
+                sink(error if isinstance(error, CoreError) else InputError(f"the conversation cannot be read: {error}"))
             return None
         talk.reply_tokens = sampling.max_tokens
         if kind == "reply" and (ready := self._adopt(talk, plan, sampling, sink)):
