@@ -123,12 +123,16 @@ def assemble(
     acoustic: Annotated[Path, typer.Argument(help="Folder of a WavLM.")],
     llm: Annotated[Path, typer.Argument(help="Folder of a Llama- or Qwen-like language model with its tokenizer.")],
     out: Annotated[Path, typer.Argument(help="Folder for the model, its adapters untrained.")],
+    gate: Annotated[bool, typer.Option(help="With the prompt-aware gate; without, for the first stage.")] = True,
+    unpadded: Annotated[
+        bool, typer.Option("--unpadded", help="Let Whisper hear audio as long as it is, as live encoding needs.")
+    ] = False,
 ) -> None:
     """Build an untrained WavLLM from other people's checkpoints on disk."""
     with told_what_to_install("train"):
         from wavllm_core.hf.parts import from_parts
 
-    model, processor = from_parts(semantic, acoustic, llm)
+    model, processor = from_parts(semantic, acoustic, llm, use_gate=gate, windows="unpadded" if unpadded else "padded")
     model.save_pretrained(out)
     processor.save_pretrained(out)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

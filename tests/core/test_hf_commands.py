@@ -57,6 +57,9 @@ long\tlong.wav\tbe short\tthree\tTrue
 
 def test_assemble_infer_and_export_lora(tmp_path: Path) -> None:
     parts = write_parts(tmp_path)
+    done = wavllm("assemble", *parts, tmp_path / "stage1", "--no-gate", "--unpadded")
+    config = json.loads((tmp_path / "stage1" / "config.json").read_text())
+    assert done.exit_code == 0 and (config["use_gate"], config["windows"]) == (False, "unpadded")
     done = wavllm("assemble", *parts, tmp_path / "model")
     assert done.exit_code == 0 and "of them to be trained" in done.stdout
     soundfile.write(tmp_path / "one.wav", noise(0.5), 16_000)
