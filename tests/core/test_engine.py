@@ -358,6 +358,16 @@ async def test_an_utterance_that_the_encoders_refuse_fails_alone(tmp_path: Path)
     await engine.close()
 
 
+async def test_half_precision_works_alike(tmp_path: Path) -> None:
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(dtype=torch.bfloat16))
+    talk = engine.open_context()
+    heard = await hear(talk, noise(9_000), 640)
+    drawn = Sampling(max_tokens=12, temperature=1.0, top_p=0.9, seed=5)
+    assert engine.core.store.tensor.dtype == torch.bfloat16
+    assert await words(talk.reply("be short", [Exchange(heard=heard)], drawn))
+    await engine.close()
+
+
 async def test_a_closed_engine_fails_what_is_under_way(tmp_path: Path) -> None:
     engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)))
     talk = engine.open_context()

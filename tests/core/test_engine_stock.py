@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.core.test_engine import words
 from tests.core.tiny_hf import noise, tiny_processor, tiny_wavllm
@@ -87,6 +89,16 @@ async def test_a_model_without_a_gate_has_plain_lora(folder: Path, tmp_path: Pat
     context = engine.open_context()
     reply, _ = await answer(engine, context, noise(1.0), "be short")
     assert whole(reply) == whole(expected)
+    await engine.close()
+
+
+async def test_half_precision_works_alike(tmp_path: Path) -> None:
+    model, processor = tiny_wavllm(windows="unpadded"), tiny_processor(tmp_path, windows="unpadded")
+    engine = LiveEngine(stock(model, processor), replace(LIMITS, dtype=torch.bfloat16))
+    context = engine.open_context()
+    reply, asked = await answer(engine, context, noise(2.0), "be short")
+    assert asked.heard and asked.heard.speech_embeds.dtype == torch.bfloat16
+    assert reply
     await engine.close()
 
 

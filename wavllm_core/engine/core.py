@@ -35,7 +35,7 @@ class EngineLimits:
     kv_mib: int = 512  # for keys and values of conversations and transcripts
     threads: int = 1  # of the CPU, for tensor work
     device: str = "cpu"
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float32  # of the language model, and of stock encoders
     speculation: SpeculationLimits = field(default_factory=SpeculationLimits)
 
 

@@ -23,7 +23,7 @@ class Decoder:
     def __init__(
         self, checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        """Raises CheckpointError where the tensors do not fit the configuration."""
+        """`dtype` is the language model's. Raises CheckpointError where the tensors do not fit the configuration."""
         config, tensors = checkpoint.config, checkpoint.tensors
         end_id = checkpoint.tokenizer.token_to_id(EOS)
         if end_id is None:
@@ -38,7 +38,7 @@ class Decoder:
         checkpoint.refuse_misfits(wanted | shape.tensors())
         self.speech.load_state_dict({name: tensors[name] for name in self.speech.state_dict()})
         prompt_gate.load_state_dict({name: tensors[f"gate.{name}"] for name in prompt_gate.state_dict()})
-        self.speech.to(device, dtype)
+        self.speech.to(device)  # stays in float32: there is no Fourier transform in less
         prompt_gate.to(device, dtype)
         llama = LiveLlama(shape, tensors, config.max_context, device, dtype)
         prompts = RollingPrompts(PromptTemplate(checkpoint.tokenizer, config.system_prompt))
