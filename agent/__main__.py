@@ -61,6 +61,8 @@ def serve(
         conversations=settings.server.max_sessions + 1,  # one may still be leaving
         kv_mib=model.kv_mib,
         threads=model.threads,
+        device=model.device,
+        dtype=model.dtype,
         speculation=SpeculationLimits(per_utterance=model.speculations),
     )
     engine = LiveEngine.load(model.checkpoint, limits)

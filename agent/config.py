@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import (
@@ -44,6 +44,8 @@ class ModelConfig:
     """Which model, and on what."""
 
     checkpoint: Path | None = None
+    device: StrictStr = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[StrictInt, Field(ge=1)] = 1
     kv_mib: Annotated[StrictInt, Field(ge=1)] = 512
     speculations: Annotated[StrictInt, Field(ge=0, le=20)] = 3

@@ -38,6 +38,8 @@ def test_a_file_may_be_partial_or_empty(tmp_path: Path) -> None:
         ("server: {port: 99999}", "not 99999"),
         ("turns: {create_response: 1}", "turns.create_response: "),
         ("turns: []", "turns: "),
+        ("model: {dtype: int8}", "model.dtype: "),
+        ("model: {kv_mib: 0, speculations: -1}", "model.speculations: "),
         ("[1]", "the file: "),
         ("server: {", "is not YAML"),
         ("turns: {threshold: 3}\nreply: {max_tokens: 0}", "reply.max_tokens: "),

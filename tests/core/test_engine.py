@@ -279,8 +279,10 @@ async def test_more_conversations_than_there_may_be_are_refused_and_live_ones_go
     talks.pop().close()
     engine.open_context()
     await engine.close()
-    with pytest.raises(ValueError, match="kv_mib"):
+    with pytest.raises(CoreError, match="kv_mib: 0 MiB"):
         LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(kv_mib=0))
+    with pytest.raises(CoreError, match="device: 'abacus'"):
+        LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(device="abacus"))
 
 
 async def test_more_conversations_than_slots_take_turns_and_answer_alike(tmp_path: Path) -> None:
@@ -359,7 +361,7 @@ async def test_an_utterance_that_the_encoders_refuse_fails_alone(tmp_path: Path)
 
 
 async def test_half_precision_works_alike(tmp_path: Path) -> None:
-    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(dtype=torch.bfloat16))
+    engine = LiveEngine(rolling(tiny_checkpoint(tmp_path)), EngineLimits(dtype="bfloat16"))
     talk = engine.open_context()
     heard = await hear(talk, noise(9_000), 640)
     drawn = Sampling(max_tokens=12, temperature=1.0, top_p=0.9, seed=5)

@@ -94,7 +94,7 @@ async def test_a_model_without_a_gate_has_plain_lora(folder: Path, tmp_path: Pat
 
 async def test_half_precision_works_alike(tmp_path: Path) -> None:
     model, processor = tiny_wavllm(windows="unpadded"), tiny_processor(tmp_path, windows="unpadded")
-    engine = LiveEngine(stock(model, processor), replace(LIMITS, dtype=torch.bfloat16))
+    engine = LiveEngine(stock(model, processor), replace(LIMITS, dtype="bfloat16"))
     context = engine.open_context()
     reply, asked = await answer(engine, context, noise(2.0), "be short")
     assert asked.heard and asked.heard.speech_embeds.dtype == torch.bfloat16

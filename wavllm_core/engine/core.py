@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -35,8 +35,13 @@ class EngineLimits:
     kv_mib: int = 512  # for keys and values of conversations and transcripts
     threads: int = 1  # of the CPU, for tensor work
     device: str = "cpu"
-    dtype: torch.dtype = torch.float32  # of the language model, and of stock encoders
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the language model, and of stock encoders
     speculation: SpeculationLimits = field(default_factory=SpeculationLimits)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """As torch calls it."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
 
 class Listening(Protocol):
@@ -67,7 +72,7 @@ def rolling(checkpoint: Checkpoint) -> OpenModel:
     """What `Core` opens, from a checkpoint of the rolling model."""
 
     def open_model(limits: EngineLimits, clock: Callable[[], float], _: Meter) -> tuple[Language, Hearings]:
-        decoder = Decoder(checkpoint, limits.device, limits.dtype)
+        decoder = Decoder(checkpoint, limits.device, limits.torch_dtype)
         return decoder.language, Hearings(RollingEncoders(decoder.speech, limits.conversations + 1), clock)
 
     return open_model
@@ -77,13 +82,20 @@ class Core:
     """All state of one model that many conversations share; belongs to one thread."""
 
     def __init__(self, open_model: OpenModel, limits: EngineLimits, clock: Callable[[], float]) -> None:
-        """Raises CheckpointError for weights that do not fit, ValueError for a budget that holds no conversation."""
+        """Raises CheckpointError for weights that do not fit, CoreError for a device that is not there or a budget
+        that holds no conversation.
+        """
+        try:
+            torch.empty(0, device=limits.device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either
+            reason = str(error).partition("\n")[0]
+            raise CoreError(f"device: {limits.device!r} cannot be used: {reason}") from error
         self.limits, self.clock, self.meter = limits, clock, Meter()
         self.language, self.hearings = open_model(limits, clock, self.meter)
         slot_bytes = self.language.llama.slot_bytes
         slots = limits.kv_mib * MIB // slot_bytes
         if slots < 1:
-            raise ValueError(f"kv_mib: {limits.kv_mib} MiB; one conversation alone takes {slot_bytes / MIB:.1f} MiB")
+            raise CoreError(f"kv_mib: {limits.kv_mib} MiB; one conversation alone takes {slot_bytes / MIB:.1f} MiB")
         self.store = self.language.llama.new_store(slots)
         self.speculation = Speculation(limits.speculation)
         self.talks = Talks(self.language, self.store, self.speculation, self.meter, clock)

@@ -36,7 +36,7 @@ class LiveEngine:
     """See `api.Engine`. One per process; `close` ends its thread."""
 
     def __init__(self, model: OpenModel, limits: EngineLimits | None = None) -> None:
-        """Raises CheckpointError, and ValueError for limits that cannot be kept."""
+        """Raises CheckpointError, and CoreError for limits that cannot be kept."""
         self.core = Core(model, limits or EngineLimits(), time.perf_counter)
         self._conversations = 0
         self._told: deque[Callable[[], None]] = deque()

@@ -50,7 +50,7 @@ def stock(model: WavLLMForConditionalGeneration, processor: WavLLMProcessor) -> 
         raise CheckpointError(str(error)) from error
 
     def open_model(limits: EngineLimits, clock: Callable[[], float], meter: Meter) -> tuple[Language, ExactHearings]:
-        model.requires_grad_(False).to(limits.device, limits.dtype)
+        model.requires_grad_(False).to(limits.device, limits.torch_dtype)
         language = _language(model, processor, shape, limits)
         return language, ExactHearings(encoders, lambda _: ONE_VOICE, clock, lambda: 1000 * meter.queue_wait_s.value)
 
@@ -126,7 +126,7 @@ def _language(
         for name, value in model.llm.state_dict().items()
     }
     positions = model.config.text_config.max_position_embeddings
-    llama = LiveLlama(shape, renamed, positions, limits.device, limits.dtype)
+    llama = LiveLlama(shape, renamed, positions, limits.device, limits.torch_dtype)
     views = model.gate_views()[1]
     channels = torch.cat([views[f"{name}_proj"] for name in shape.widths])
     plain = torch.full((len(channels),), model.config.lora_alpha / model.config.lora_rank)
