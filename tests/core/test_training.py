@@ -261,6 +261,16 @@ def test_speeds_make_speakers_of_their_own(tmp_path: Path) -> None:
     assert min(lengths[0]) > max(lengths[1]) > max(lengths[2])  # half as fast is twice as long
 
 
+@pytest.mark.parametrize(("trim", "samples"), [(0.0, 6_000 + 32_000), (1.0, 6_000)])
+def test_clips_that_are_not_cut_begin_anywhere(tmp_path: Path, trim: float, samples: int) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    nothing, second = (0.0, 0.0), (1.0, 1.0)
+    how = Augmentation(trim=trim, wide_seconds=second, lead_seconds=nothing, tail_seconds=nothing)
+    maker = ExampleMaker(Corpus(tmp_path / "corpus"), template, how, seed=0)
+    assert maker.batch([0], with_prompts=False).samples.item() == pytest.approx(samples, abs=320)
+
+
 def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> None:
     Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
     template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))

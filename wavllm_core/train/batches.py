@@ -74,7 +74,11 @@ class ExampleMaker:
         how, rng = self.augmentation, self.rng
         x: Waveform = self.corpus.pcm(index).astype(np.float32) / np.float32(32768)
         lead, tail = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
-        x = cut(x, self.corpus.spans[index], lead, tail) if trimmed else np.pad(x, (lead, tail))
+        if trimmed:
+            x = cut(x, self.corpus.spans[index], lead, tail)
+        else:
+            more_lead, more_tail = (int(rng.uniform(*how.wide_seconds) * SAMPLE_RATE) for _ in range(2))
+            x = np.pad(x, (lead + more_lead, tail + more_tail))
         if voice_speed != 1.0:
             x = faster(x, voice_speed)
         if how.crop_seconds is not None and len(x) > (kept := int(how.crop_seconds * SAMPLE_RATE)):
