@@ -26,7 +26,7 @@ from wavllm_core.train.batches import Batch, ExampleMaker
 from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
-from wavllm_core.train.losses import Heads, word_loss
+from wavllm_core.train.losses import Heads, gates, word_loss
 from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
 from wavllm_core.train.recipe import load_recipe
 
@@ -283,6 +283,11 @@ def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> Non
         places = iter(heard)
         kept += all(token in places for token in words)  # a subsequence
     assert 25 < kept < 50  # most of the time all of them, not always
+
+
+def test_rows_with_the_same_instruction_share_a_gate() -> None:
+    model, rows = tiny_model(), [[20, 30], [40], [20, 30]]
+    torch.testing.assert_close(gates(model, rows), model.gate_for(rows))
 
 
 def test_word_loss_falls_when_vectors_resemble_the_words(tmp_path: Path) -> None:
