@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.core.tiny import tiny_config, tiny_model, write_tokenizer
 from wavllm_core.checkpoint import load_tokenizer, save
-from wavllm_core.errors import InputError
+from wavllm_core.errors import CheckpointError, InputError
 from wavllm_core.prompt import PromptTemplate, Turn
 from wavllm_core.speech import Encoded
 from wavllm_core.train import synthesis
@@ -224,6 +224,22 @@ def test_a_run_starts_from_a_shipped_checkpoint(tmp_path: Path) -> None:
     for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(value, shipped[name].to(torch.bfloat16).float())  # nothing but the heads moved
     assert not torch.equal(trainer.heads.phonemes.weight, heads)
+
+
+def test_what_a_run_cannot_start_from_is_named(tmp_path: Path) -> None:
+    def start(**changes: object) -> None:
+        Trainer(load_recipe(write_recipe(tmp_path, **changes)))
+
+    with pytest.raises(InputError, match=r"init: .*absent\.pt: no such checkpoint"):
+        start(init=[str(tmp_path / "absent.pt")])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file|config\.json: no such file"):
+        start(init=[str(tmp_path)])
+    with pytest.raises(InputError, match="init_only: 1 lists for 2 checkpoints"):
+        start(init=["a.pt", "b.pt"], init_only=[["llm."]])
+    other = {"model": {"projection.weight": torch.zeros(2, 2)}, "heads": {}}
+    torch.save(other, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: does not fit .*model\.json: .*projection\.weight"):
+        start(init=[str(tmp_path / "other.pt")])
 
 
 def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
