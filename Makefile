@@ -23,7 +23,7 @@ check: $(INSTALLED)
 	$(BIN)/pytest -q tests/test_layers.py
 
 bench: $(INSTALLED)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
 
 train: $(INSTALLED)
 	$(BIN)/wavllm train $(ARGS)

@@ -9,19 +9,19 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
+
+from agent.model_commands import models
+from agent.terminal import console, told_what_to_install
 
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
 URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
-ANSWERS: Final = Path("runs/infer/answers.jsonl")
 Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(models)  # without a name: its commands are the app's own
 log = logging.getLogger("wavllm")
 
 
@@ -42,18 +43,27 @@ def serve(
     """Run the server until Ctrl-C; the shipped model and the defaults need no configuration."""
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("websockets").setLevel(logging.WARNING)  # it takes every health check for a failed handshake
-    with _told_what_to_install("server"):
+    with told_what_to_install("server"):
         from agent.config import load_config
 
         settings = load_config(config)  # before the model, which takes seconds to import
         from agent.server import PATH, serve
+        from wavllm_core.engine.core import EngineLimits
         from wavllm_core.engine.live import LiveEngine
+        from wavllm_core.engine.speculation import SpeculationLimits
 
     if host is not None:
         settings = replace(settings, server=replace(settings.server, host=host))
     if port is not None:
         settings = replace(settings, server=replace(settings.server, port=port))
-    engine = LiveEngine.load(settings.model.checkpoint, settings.model.threads)
+    model = settings.model
+    limits = EngineLimits(
+        conversations=settings.server.max_sessions + 1,  # one may still be leaving
+        kv_mib=model.kv_mib,
+        threads=model.threads,
+        speculation=SpeculationLimits(per_utterance=model.speculations),
+    )
+    engine = LiveEngine.load(model.checkpoint, limits)
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S
@@ -80,7 +90,7 @@ def play(
     """
     from clients.file import parse_lines, play
 
-    turns = asyncio.run(play(parse_lines(lines), _console(), url, patience))
+    turns = asyncio.run(play(parse_lines(lines), console(), url, patience))
     if not turns or not all(turn.complete and not turn.problem for turn in turns):
         raise typer.Exit(1)
 
@@ -94,7 +104,7 @@ def talk(
     from clients.speaker import talk
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(talk(_console(), url, device))
+        asyncio.run(talk(console(), url, device))
 
 
 @app.command()
@@ -108,139 +118,8 @@ def demo(
     if port is None:
         port = PORT if stay else 0
     with suppress(KeyboardInterrupt):
-        if not run_demo(_console(), port, stay):
+        if not run_demo(console(), port, stay):
             raise typer.Exit(1)
-
-
-@app.command()
-def prepare(
-    packs: Annotated[
-        list[Path], typer.Argument(metavar="PACK...", help="Tar files with a manifest.csv each, or TSV lists.")
-    ],
-    sentences: Annotated[Path, typer.Option(help="Sentences for synthetic speech, one a line.")],
-    out: Annotated[Path, typer.Option(help="Folder for the corpus.")] = Path("runs/corpus"),
-    orders: Annotated[int, typer.Option(min=0, help="Synthetic coffee orders.")] = 4000,
-    digits: Annotated[int, typer.Option(min=0, help="Synthetic digits.")] = 800,
-    wake_phrases: Annotated[int, typer.Option(min=0, help="Synthetic wake phrases.")] = 800,
-    questions: Annotated[int, typer.Option(min=0, help="Synthetic questions about an order.")] = 1000,
-    plain: Annotated[int, typer.Option(min=0, help="Synthetic sentences.")] = 2000,
-    seed: int = 7,
-) -> None:
-    """Lay out recorded packs and synthetic speech for training, and learn a tokenizer from them."""
-    logging.getLogger().setLevel(logging.INFO)
-    with _told_what_to_install("train"):
-        from wavllm_core.train.corpus import Corpus, Synthetic
-        from wavllm_core.train.prepare import VOCAB_SIZE, prepare_corpus, prepare_tokenizer
-
-    counts = Synthetic(orders, digits, wake_phrases, questions, plain, seed)
-    prepare_corpus(packs, sentences, counts, out)
-    prepare_tokenizer(Corpus(out), VOCAB_SIZE, out.parent / "tokenizer.json")
-
-
-@app.command()
-def train(recipe: Annotated[Path, typer.Argument(help="A file of configs/train.")]) -> None:
-    """Run one stage of training; a run that was killed goes on from its last checkpoint."""
-    logging.getLogger().setLevel(logging.INFO)
-    with _told_what_to_install("train"):
-        from wavllm_core.train.loop import Trainer
-        from wavllm_core.train.recipe import load_recipe
-
-    Trainer(load_recipe(recipe)).run()
-
-
-@app.command()
-def transcribe_orders(
-    corpus: Annotated[Path, typer.Argument(help="Folder made by prepare.")] = Path("runs/corpus"),
-    checkpoint: Annotated[Path, typer.Option(help="Of stage 0.")] = Path("runs/0-encoders/last.pt"),
-    model: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/train/nano-model.json"),
-    spliced: Annotated[int, typer.Option(min=0, help="Orders to make of recorded phrases, beside.")] = 0,
-) -> None:
-    """Give the recorded orders of the train split, labelled with slots alone, their likeliest words."""
-    logging.getLogger().setLevel(logging.INFO)
-    with _told_what_to_install("train"):
-        from wavllm_core.train.prepare import splice_orders, transcribe_orders
-
-    print(f"{transcribe_orders(corpus, checkpoint, model)} orders transcribed")
-    if spliced:
-        print(f"{splice_orders(corpus, checkpoint, model, spliced)} orders spliced")
-
-
-@app.command()
-def export(
-    trained: Annotated[Path, typer.Argument(help="Checkpoint of the last stage.")],
-    out: Annotated[Path, typer.Argument(help="Folder for config, tokenizer and weights.")],
-    model: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/train/nano-model.json"),
-    tokenizer: Annotated[Path, typer.Option(help="Made by prepare.")] = Path("runs/tokenizer.json"),
-) -> None:
-    """Write a trained model in the form that `serve` loads."""
-    with _told_what_to_install("train"):
-        from wavllm_core.train.export import export
-
-    export(trained, model, tokenizer, out)
-
-
-@app.command()
-def infer(
-    manifest: Annotated[Path, typer.Argument(help="TSV with columns id, audio, prompt, tgt_text, with_speech.")],
-    model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint, else the shipped one.")] = None,
-    audio_root: Annotated[Path | None, typer.Option(help="What relative paths of sound files start from.")] = None,
-    out: Annotated[Path, typer.Option(help="For the answers; .tsv: a table, else JSON lines.")] = ANSWERS,
-    task: Annotated[str, typer.Option(help="Of rows that do not tell theirs: asr, st, sv, er, ...")] = "",
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-) -> None:
-    """Answer a list row by row; rows that cannot be answered are named, and make the exit status 1."""
-    with _told_what_to_install("train"):
-        from wavllm_core.manifest import read_manifest
-
-        rows = read_manifest(manifest, audio_root, task)  # before the model, which takes seconds to import
-        import torch
-
-        from wavllm_core.evaluate.answerer import load_answerer
-        from wavllm_core.evaluate.answers import Answer, answer_rows
-    from rich.progress import Progress
-
-    torch.set_num_threads(threads)
-    answerer = load_answerer(model)
-    with Progress(console=_console()) as bar:
-        answering = bar.add_task("answering", total=len(rows))
-
-        def tell(answer: Answer) -> None:
-            bar.console.print(f"{answer.id}: {answer.problem or answer.answer}", style="red" if answer.problem else "")
-            bar.advance(answering)
-
-        answers = answer_rows(rows, answerer, out, tell)
-    failed = sum(bool(answer.problem) for answer in answers)
-    print(f"{len(answers) - failed} of {len(answers)} rows answered, {failed} failed: {out}")
-    if failed:
-        raise typer.Exit(1)
-
-
-@app.command("eval")
-def evaluate(
-    source: Annotated[Path, typer.Argument(help="A pack (its dev split), a manifest, or answers of infer.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", "--model", help="Folder of a checkpoint, else the shipped one.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and all answers.")] = Path("runs/eval"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows, or clips of each source, at most.")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: as for infer.")] = None,
-    task: Annotated[str, typer.Option(help="Of a manifest or answers: as for infer.")] = "",
-) -> None:
-    """Score a checkpoint on recorded people, or the answers to a list."""
-    with _told_what_to_install("train"):
-        import torch
-
-        from wavllm_core.evaluate.command import evaluate, evaluate_list, is_pack
-    from rich.status import Status
-
-    torch.set_num_threads(threads)
-    with Status("listening") as status:
-        if is_pack(source):
-            page = evaluate(source, checkpoint, out, limit, threads, status.update)
-        else:
-            page = evaluate_list(source, checkpoint, audio_root, task, limit, out, status.update)
-    print(page)
 
 
 def main() -> None:
@@ -262,18 +141,6 @@ def _is_told_in_a_line(error: Exception) -> bool:
     from wavllm_core.errors import CoreError
 
     return isinstance(error, AgentError | ClientError | CoreError)
-
-
-@contextmanager
-def _told_what_to_install(extra: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        sys.exit(f"wavllm: {error.name} is not installed: pip install 'wavllm-agent[{extra}]'")
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False, emoji=False)
 
 
 if __name__ == "__main__":

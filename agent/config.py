@@ -44,7 +44,9 @@ class ModelConfig:
     """Which model, and on what."""
 
     checkpoint: Path | None = None
-    threads: Annotated[StrictInt, Field(ge=1)] = 2
+    threads: Annotated[StrictInt, Field(ge=1)] = 1
+    kv_mib: Annotated[StrictInt, Field(ge=1)] = 512
+    speculations: Annotated[StrictInt, Field(ge=0, le=20)] = 3
 
 
 @dataclass(frozen=True, config=FORBID)

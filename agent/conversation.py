@@ -92,20 +92,21 @@ class Conversation:
         added = [item.text for item in self.items if item.role == "system"]
         return "\n".join(text for text in [own, *added] if text)
 
-    def exchanges(self) -> list[Exchange]:
-        """What the model is given, oldest first; the last one is the one to answer, so it has no reply.
+    def exchanges(self, waiting: bool = True) -> list[Exchange]:
+        """What the model is given, oldest first.
 
-        Where nothing waits for an answer there is an empty exchange at the end: speak unasked.
+        waiting: the last one is the one to answer, so it has no reply; where nothing waits for an answer there
+            is an empty one at the end: speak unasked. False: all of it is past, and audio with it
         """
         exchanges: list[Exchange] = []
         for item in self.items:
             if item.role == "user":
-                exchanges.append(Exchange(item.text, item.heard, item.speaker))
+                exchanges.append(Exchange(item.text, item.heard if waiting else None, item.speaker))
             elif item.role == "assistant" and exchanges:
                 said = exchanges[-1].reply
                 exchanges[-1] = replace(exchanges[-1], reply=f"{said} {item.text}" if said else item.text)
             elif item.role == "assistant":
                 exchanges.append(Exchange(reply=item.text))
-        if not exchanges or exchanges[-1].reply is not None:
+        if waiting and (not exchanges or exchanges[-1].reply is not None):
             exchanges.append(Exchange())
         return exchanges

@@ -14,9 +14,9 @@ from agent.listener import Listener, Resampler, Speech, to_waveform
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import new_id
 from agent.protocol.settings import SessionSettings, TurnDetection
-from agent.turns import SpeechStarted, SpeechStopped, TurnRules
+from agent.turns import TurnEvent, TurnRules
 from agent.vad import SAMPLE_RATE, Vad
-from wavllm_core.engine.api import Engine, Utterance
+from wavllm_core.engine.api import Context, Utterance
 
 MIN_TURN_MS: Final = 100
 
@@ -38,6 +38,7 @@ class OpenUtterance:
     item_id: str
     samples: int = 0  # at 16 kHz
     overflowed: bool = False  # the client was told
+    heard_ahead: bool = False  # somebody waits for what was said so far
 
     @property
     def seconds(self) -> float:
@@ -53,8 +54,8 @@ class OpenUtterance:
 class Ear:
     """One stream of audio; its clock runs on through every commit, clear and change of settings."""
 
-    def __init__(self, engine: Engine, limits: EarLimits, settings: SessionSettings) -> None:
-        self._engine, self._limits = engine, limits
+    def __init__(self, context: Context, limits: EarLimits, settings: SessionSettings) -> None:
+        self._context, self._limits = context, limits
         self._position = 0  # samples at 16 kHz since the session began
         self._open: OpenUtterance | None = None
         self._settings = settings
@@ -65,6 +66,11 @@ class Ear:
     def item_id(self) -> str:
         """The item that the open utterance is going to be."""
         return self._opened().item_id
+
+    @property
+    def opened(self) -> OpenUtterance | None:
+        """What is being said."""
+        return self._open
 
     @property
     def holds_audio(self) -> bool:
@@ -83,7 +89,7 @@ class Ear:
             if new.threshold != old.threshold:
                 self._listener.vad = self._limits.make_vad(new.threshold)
 
-    def hear(self, pcm: bytes) -> Iterator[SpeechStarted | SpeechStopped]:
+    def hear(self, pcm: bytes) -> Iterator[TurnEvent]:
         """Take in audio at the rate of the session; after SpeechStopped comes `take` before all else.
 
         Raises ProtocolError, once, when the client appends more than a turn that it commits may have.
@@ -127,7 +133,7 @@ class Ear:
         if not MIN_TURN_MS <= lasts_ms <= most_ms:
             message = f"{param} lasts {lasts_ms} ms; a turn lasts {MIN_TURN_MS} to {most_ms} ms"
             raise ProtocolError("invalid_value", message, param=param)
-        whole = OpenUtterance(self._engine.open_utterance(), new_id("item"))
+        whole = OpenUtterance(self._context.open_utterance(), new_id("item"))
         whole.push(pcm)
         return whole
 
@@ -152,7 +158,7 @@ class Ear:
 
     def _opened(self) -> OpenUtterance:
         if self._open is None:
-            self._open = OpenUtterance(self._engine.open_utterance(), new_id("item"))
+            self._open = OpenUtterance(self._context.open_utterance(), new_id("item"))
         return self._open
 
     def _new_listener(self, detection: TurnDetection | None) -> Listener | None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from agent.turns import Listening, Speaking, SpeechStarted, SpeechStopped, TurnRules, advance
+from agent.turns import Listening, Speaking, SpeechStarted, SpeechStopped, TurnEvent, TurnRules, advance
 from agent.vad import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, Vad
 
 
@@ -56,6 +56,7 @@ class Listener:
         self._state: Listening | Speaking = Listening(start_sample, start_sample)
         self._partial = b""  # less than one frame
         self._recent: deque[bytes] = deque()  # the last frames, enough for window and prefix
+        self._withheld: list[bytes] = []  # of a pause, after the tail; less than the silence that ends a turn
         self.rules = rules
 
     @property
@@ -69,7 +70,7 @@ class Listener:
         frames = rules.start_window_frames - (-rules.prefix_samples // FRAME_SAMPLES)
         self._recent = deque(self._recent, maxlen=frames)
 
-    def feed(self, pcm: bytes) -> Iterator[SpeechStarted | Speech | SpeechStopped]:
+    def feed(self, pcm: bytes) -> Iterator[Speech | TurnEvent]:
         """Take in 16 kHz audio of any length; what comes out must be used up before the next call."""
         pcm = self._partial + pcm
         end = len(pcm) - len(pcm) % FRAME_BYTES
@@ -78,17 +79,24 @@ class Listener:
         for offset in range(0, end, FRAME_BYTES):
             frame = pcm[offset : offset + FRAME_BYTES]
             self._recent.append(frame)
-            if isinstance(self._state, Speaking):
-                spoken.append(frame)
+            speaking = isinstance(self._state, Speaking)
             self._state, event = advance(self.rules, self._state, voiced=self.vad.is_speech(frame))
+            if speaking:
+                self._withheld.append(frame)
+                if self._belongs(event):
+                    spoken += self._withheld
+                    self._withheld.clear()
             if isinstance(event, SpeechStarted):
                 lead_samples = self._state.now_sample - event.start_sample
                 spoken.append(b"".join(self._recent)[-2 * lead_samples :])
                 yield event
-            elif isinstance(event, SpeechStopped):
-                yield Speech(b"".join(spoken))
+            elif event:
+                if spoken:
+                    yield Speech(b"".join(spoken))
                 spoken.clear()
                 yield event
+            if isinstance(event, SpeechStopped):
+                self._withheld.clear()
         if spoken:
             yield Speech(b"".join(spoken))
 
@@ -96,6 +104,16 @@ class Listener:
         """Forget the turn under way, and all audio so far; the clock goes on."""
         self._state = Listening(self._state.now_sample, free_sample=self._state.now_sample)
         self._recent.clear()
+        self._withheld.clear()
+
+    def _belongs(self, event: TurnEvent | None) -> bool:
+        """Whether the frame that was just taken in is part of the turn for certain."""
+        if isinstance(event, SpeechStopped):
+            return event.end_sample == event.confirmed_sample
+        if isinstance(self._state, Listening):
+            return False
+        silent_samples = self._state.now_sample - self._state.last_voiced_sample
+        return silent_samples <= self.rules.tail_frames * FRAME_SAMPLES
 
 
 def to_waveform(pcm: bytes) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from agent.conversation import Conversation, Item
 from agent.protocol.client_events import ResponseCreate
@@ -18,7 +18,7 @@ from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.server_events import ServerEvent, new_id
 from agent.protocol.settings import SessionSettings
-from wavllm_core.engine.api import Engine, Exchange, Sampling
+from wavllm_core.engine.api import Context, Engine, Exchange, Sampling
 from wavllm_core.errors import CoreError
 
 AUDIO_TOKENS_PER_S: Final = 12.5
@@ -72,6 +72,7 @@ class Responses:
     def __init__(
         self,
         engine: Engine,
+        context: Context,
         conversation: Conversation,
         sampling: Sampling,
         tasks: asyncio.TaskGroup,
@@ -79,11 +80,26 @@ class Responses:
         send: Callable[[ServerEvent], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
-        self._engine, self._conversation, self._sampling = engine, conversation, sampling
+        self._engine, self._context = engine, context
+        self._conversation, self._sampling = conversation, sampling
         self._tasks, self._report, self._send, self._clock = tasks, report, send, clock
         self._conversation_id = new_id("conv")
         self._active: _Response | None = None
         self._due: ReplyDue | None = None  # while another is active
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way or due."""
+        return self._active is None
+
+    def speculate(self, settings: SessionSettings, exchange: Exchange) -> None:
+        """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
+        if self._active:
+            return
+        history = [*self._conversation.exchanges(waiting=False), exchange]
+        self._context.speculate(
+            self._conversation.instructions(settings.instructions), history, self._limited(settings.max_output_tokens)
+        )
 
     async def create(self, due: ReplyDue) -> None:
         """Answer because the client asks. Raises ProtocolError while a response is active."""
@@ -133,7 +149,7 @@ class Responses:
             response.first_token_ms = 1000 * (self._clock() - response.due.confirmed_s)
 
     def _new_response(self, due: ReplyDue) -> _Response:
-        settings, overrides, most = due.settings, due.overrides, self._sampling.max_tokens
+        settings, overrides = due.settings, due.overrides
         wanted = overrides.max_output_tokens or settings.max_output_tokens
         own = settings.instructions if overrides.instructions is None else overrides.instructions
         instructions = self._conversation.instructions(own)
@@ -141,14 +157,18 @@ class Responses:
             ReplyEvents(self._conversation_id, wanted, overrides.metadata),
             due,
             instructions,
-            replace(self._sampling, max_tokens=most if wanted == "inf" else min(wanted, most)),
+            self._limited(wanted),
             self._count_input(instructions),
             self._conversation.last_id or "root",
         )
 
+    def _limited(self, wanted: int | Literal["inf"]) -> Sampling:
+        most = self._sampling.max_tokens
+        return replace(self._sampling, max_tokens=most if wanted == "inf" else min(wanted, most))
+
     async def _generate(self, response: _Response, history: Sequence[Exchange]) -> None:
         response_id, failure = response.events.response_id, None
-        reply = self._engine.reply(response.instructions, history, response.sampling)
+        reply = self._context.reply(response.instructions, history, response.sampling)
         try:
             async with aclosing(reply) as pieces:
                 async for piece in pieces:

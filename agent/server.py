@@ -10,9 +10,10 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection
@@ -30,6 +31,7 @@ from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.session import Session, SessionOptions
 from agent.vad import Vad, WebRtcVad
 from wavllm_core.engine.api import Engine, Sampling
+from wavllm_core.errors import CapacityError, CoreError
 
 PATH: Final = "/v1/realtime"
 HEALTH_PATH: Final = "/healthz"
@@ -121,15 +123,19 @@ class Frontdoor:
             close_timeout=CLOSE_S,
         )
 
-    def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
         """None lets the WebSocket handshake go on."""
         path = urlsplit(request.path).path
         if path == PATH:
             return None
         if path != HEALTH_PATH:
             return connection.respond(404, f"there is {PATH} and {HEALTH_PATH}\n")
-        body = json.dumps({"status": "ok", "sessions": self._sessions})
-        response = connection.respond(200, body)
+        health: dict[str, Any] = {"status": "ok", "sessions": self._sessions}
+        try:
+            health["engine"] = asdict(await self._engine.load_figures())
+        except CoreError as error:
+            health["status"] = str(error)
+        response = connection.respond(200 if "engine" in health else 503, json.dumps(health))
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = "application/json"
         return response
@@ -141,6 +147,8 @@ class Frontdoor:
         self._sessions += 1
         try:
             await self._converse(connection)
+        except* CapacityError as full:
+            await _refuse(connection, str(full.exceptions[0]))
         except* ConnectionClosed:
             pass  # the client is gone, and all that was done for it has ended
         except* Exception:
@@ -163,16 +171,16 @@ class Frontdoor:
             async for message in connection:
                 await session.receive(message)
 
-        session = Session(self._engine, self._options, send)
-        log.info("%s opened", session.id)
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(session.run(), name=f"converse {session.id}"),
-                tasks.create_task(read(), name=f"read {session.id}"),
-            ]
-            await connection.wait_closed()
-            for task in running:
-                task.cancel()
+        with closing(Session(self._engine, self._options, send)) as session:
+            log.info("%s opened", session.id)
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(session.run(), name=f"converse {session.id}"),
+                    tasks.create_task(read(), name=f"read {session.id}"),
+                ]
+                await connection.wait_closed()
+                for task in running:
+                    task.cancel()
         log.info("%s closed: %s %s", session.id, connection.close_code, connection.close_reason)
 
 

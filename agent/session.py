@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -34,8 +34,8 @@ from agent.protocol.errors import ProtocolError
 from agent.protocol.settings import SessionSettings, merge
 from agent.responses import ReplyDue, ReplyEnded, ReplyPiece, Responses
 from agent.speakers import Speakers
-from agent.turns import SpeechStarted, SpeechStopped
-from wavllm_core.engine.api import Engine, Heard, Sampling
+from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
+from wavllm_core.engine.api import Engine, Exchange, Heard, Sampling
 from wavllm_core.errors import CoreError
 
 MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
@@ -72,6 +72,15 @@ class _TranscriptEnded:
     failure: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _HeardAhead:
+    """Report: what was said up to a pause."""
+
+    said: OpenUtterance
+    samples: int  # of it then
+    heard: Heard | None  # None: listening failed, which the end of the turn will tell
+
+
 class Session:
     """A conversation between one client and the model."""
 
@@ -82,19 +91,22 @@ class Session:
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
         self.id = events.new_id("sess")
         self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
-        self._mailbox: asyncio.Queue[str | bytes | ReplyPiece | ReplyEnded | _TranscriptPiece | _TranscriptEnded] = (
-            asyncio.Queue(MAILBOX_MESSAGES)
-        )
+        self._mailbox: asyncio.Queue[
+            str | bytes | ReplyPiece | ReplyEnded | _TranscriptPiece | _TranscriptEnded | _HeardAhead
+        ] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
         self._settings = options.settings
-        self._ear = Ear(engine, options.ear, options.settings)
+        self._ear = Ear(self._context, options.ear, options.settings)
         self._conversation = Conversation()
         self._speakers = Speakers(options.same_speaker_similarity)
         self._transcripts = 0  # under way
         self._responses = Responses(
             engine,
+            self._context,
             self._conversation,
             options.sampling,
             self._tasks,
@@ -110,24 +122,38 @@ class Session:
             await self._mailbox.join()
 
     async def run(self) -> None:
-        """Converse until cancelled; no task and no utterance outlives this call."""
-        try:
-            async with self._tasks:
-                wire = self._settings.to_wire(self.id)
-                await self._send(events.session_created(wire, self._options.version))
-                while True:
-                    match await self._mailbox.get():
-                        case str() | bytes() as message:
-                            await self._take_message(message)
-                        case ReplyPiece() | ReplyEnded() as report:
-                            await self._responses.take(report)
-                        case _TranscriptPiece() as piece:
-                            await self._take_transcript_piece(piece)
-                        case _TranscriptEnded() as ended:
-                            await self._end_transcript(ended)
-                    self._mailbox.task_done()
-        finally:
-            self._ear.clear()
+        """Converse until cancelled; no task outlives this call."""
+        async with self._tasks:
+            wire = self._settings.to_wire(self.id)
+            await self._send(events.session_created(wire, self._options.version))
+            while True:
+                match await self._mailbox.get():
+                    case str() | bytes() as message:
+                        await self._take_message(message)
+                    case ReplyPiece() as piece:
+                        await self._responses.take(piece)
+                    case ReplyEnded() as ended:
+                        await self._responses.take(ended)
+                        self._prepare()
+                    case _TranscriptPiece() as written:
+                        await self._take_transcript_piece(written)
+                    case _TranscriptEnded() as over:
+                        await self._end_transcript(over)
+                        self._prepare()
+                    case _HeardAhead() as ahead:
+                        self._take_heard_ahead(ahead)
+                self._mailbox.task_done()
+
+    def close(self) -> None:
+        """Free what the engine holds for this conversation."""
+        self._ear.clear()
+        self._context.close()
+
+    def _prepare(self) -> None:
+        """Have the model read what was said, while nobody waits for it."""
+        if self._responses.idle and not self._transcripts:
+            instructions = self._conversation.instructions(self._settings.instructions)
+            self._context.prepare(instructions, self._conversation.exchanges(waiting=False))
 
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
@@ -175,6 +201,8 @@ class Session:
                 match happened:
                     case SpeechStarted():
                         await self._speech_started(happened)
+                    case SpeechPaused():
+                        self._speech_paused()
                     case SpeechStopped():
                         await self._speech_stopped(happened)
             if len(pcm) > slice_bytes:
@@ -185,11 +213,32 @@ class Session:
         detection = self._settings.turn_detection
         if detection and detection.interrupt_response:
             await self._responses.interrupt()
+        self._prepare()
+
+    def _speech_paused(self) -> None:
+        """Use the wait for the end of the turn: what was said so far may be all."""
+        detection, said = self._settings.turn_detection, self._ear.opened
+        if said and detection and detection.create_response and self._responses.idle and not said.heard_ahead:
+            said.heard_ahead = True
+            self._tasks.create_task(self._hear_ahead(said, said.samples), name=f"hear ahead {said.item_id}")
+
+    async def _hear_ahead(self, said: OpenUtterance, samples: int) -> None:
+        heard = None
+        with suppress(CoreError):
+            heard = await said.utterance.hear()
+        await self._mailbox.put(_HeardAhead(said, samples, heard))
+
+    def _take_heard_ahead(self, ahead: _HeardAhead) -> None:
+        said, heard = ahead.said, ahead.heard
+        said.heard_ahead = False
+        if heard and self._ear.opened is said and said.samples == ahead.samples:
+            guess = self._speakers.guess(heard.speaker_vector)
+            self._responses.speculate(self._settings, Exchange(heard=heard, speaker=guess.number))
 
     async def _speech_stopped(self, stopped: SpeechStopped) -> None:
-        due = ReplyDue(self._settings, self._clock(), to_ms(stopped.end_sample - stopped.last_voiced_sample))
+        due = ReplyDue(self._settings, self._clock(), to_ms(stopped.confirmed_sample - stopped.last_voiced_sample))
         said = self._ear.take()
-        await self._send(events.speech_stopped(said.item_id, to_ms(stopped.end_sample)))
+        await self._send(events.speech_stopped(said.item_id, to_ms(stopped.confirmed_sample)))
         await self._commit(said, due)
 
     async def _commit(self, said: OpenUtterance, due: ReplyDue) -> None:
@@ -209,7 +258,7 @@ class Session:
     async def _finish_listening(self, said: OpenUtterance, item: Item) -> str | None:
         """Give the item what was heard, and tell who spoke; returns why not, if not."""
         try:
-            heard = await said.utterance.finish()
+            heard = await said.utterance.hear()
         except CoreError as error:
             return str(error)
         guess = self._speakers.assign(heard.speaker_vector, heard.seconds)

@@ -35,16 +35,27 @@ class Speakers:
 
     def assign(self, vector: npt.NDArray[np.float32], seconds: float) -> SpeakerGuess:
         """Take `vector`, (dim,), for the most similar voice, or for a new one when none is similar enough."""
-        vector = (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)
+        guess, vector = self.guess(vector), _normalised(vector)
+        if guess.number > len(self._voices):
+            self._voices.append(_Voice(vector, min(seconds, MAX_WEIGHT_S)))
+            return guess
+        voice = self._voices[guess.number - 1]
+        total = voice.seconds + seconds
+        voice.mean += np.float32(seconds / max(total, 1e-9)) * (vector - voice.mean)
+        voice.seconds = min(total, MAX_WEIGHT_S)
+        return guess
+
+    def guess(self, vector: npt.NDArray[np.float32]) -> SpeakerGuess:
+        """What `assign` would say, without learning from it."""
+        vector = _normalised(vector)
         similarities = [
             float(vector @ voice.mean) / max(float(np.linalg.norm(voice.mean)), 1e-9) for voice in self._voices
         ]
         best = int(np.argmax(similarities)) if similarities else -1
         if best < 0 or (similarities[best] < self._same and len(self._voices) < MAX_VOICES):
-            self._voices.append(_Voice(vector, min(seconds, MAX_WEIGHT_S)))
-            return SpeakerGuess(len(self._voices), 1.0)
-        voice = self._voices[best]
-        total = voice.seconds + seconds
-        voice.mean += np.float32(seconds / max(total, 1e-9)) * (vector - voice.mean)
-        voice.seconds = min(total, MAX_WEIGHT_S)
+            return SpeakerGuess(len(self._voices) + 1, 1.0)
         return SpeakerGuess(best + 1, similarities[best])
+
+
+def _normalised(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return (vector / max(float(np.linalg.norm(vector)), 1e-9)).astype(np.float32)

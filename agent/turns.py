@@ -4,7 +4,11 @@
     Listening  enough of the last frames voiced                   Speaking    SpeechStarted
     Listening  otherwise                                          Listening
     Speaking   voiced, or a pause shorter than the silence        Speaking
+    Speaking   a pause as long as the tail                        Speaking    SpeechPaused
     Speaking   a pause as long as the silence, or the limit hit   Listening   SpeechStopped
+
+The tail is the silence that belongs to a turn. What follows it waits: it is part of the turn when speech goes
+on, and of no turn when it does not. So what the model hears at a pause is what it will have heard at the end.
 
 Pure: audio, clocks and what follows from a turn are somebody else's.
 """
@@ -25,6 +29,7 @@ class TurnRules:
 
     prefix_samples: int = 4_800  # given to the model from before the first voiced frame
     silence_samples: int = 8_000  # without a voiced frame, end the turn
+    tail_frames: int = 5  # of silence after the last voiced frame, belong to the turn
     max_samples: int = 480_000  # of one turn, prefix included; then it is ended by force
     start_window_frames: int = 10
     start_voiced_frames: int = 8  # of the window, begin a turn
@@ -59,16 +64,25 @@ class SpeechStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechPaused:
+    """If nothing more is said, the turn has been heard to its end."""
+
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechStopped:
     """A turn is over."""
 
     end_sample: int  # of the audio that belongs to it
-    last_voiced_sample: int  # what lies between the two was spent waiting
+    last_voiced_sample: int
+    confirmed_sample: int  # what lies between the last two was spent waiting
 
 
-def advance(
-    rules: TurnRules, state: TurnState, *, voiced: bool
-) -> tuple[TurnState, SpeechStarted | SpeechStopped | None]:
+TurnEvent = SpeechStarted | SpeechPaused | SpeechStopped
+
+
+def advance(rules: TurnRules, state: TurnState, *, voiced: bool) -> tuple[TurnState, TurnEvent | None]:
     """Take in the flag of one more frame."""
     now = state.now_sample + FRAME_SAMPLES
     if isinstance(state, Listening):
@@ -80,7 +94,8 @@ def advance(
         last_voiced = now - window[::-1].index(True) * FRAME_SAMPLES
         return Speaking(now, start, last_voiced), SpeechStarted(start)
     state = replace(state, now_sample=now, last_voiced_sample=now if voiced else state.last_voiced_sample)
-    paused = now - state.last_voiced_sample >= rules.silence_samples
-    if paused or now - state.start_sample > rules.max_samples - FRAME_SAMPLES:
-        return Listening(now, free_sample=now), SpeechStopped(now, state.last_voiced_sample)
-    return state, None
+    silent_samples, tail_samples = now - state.last_voiced_sample, rules.tail_frames * FRAME_SAMPLES
+    if silent_samples >= rules.silence_samples or now - state.start_sample > rules.max_samples - FRAME_SAMPLES:
+        end = state.last_voiced_sample + min(silent_samples, tail_samples)
+        return Listening(now, free_sample=end), SpeechStopped(end, state.last_voiced_sample, now)
+    return state, SpeechPaused(now) if silent_samples == tail_samples else None

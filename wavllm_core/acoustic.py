@@ -41,17 +41,27 @@ class RelativeBias(nn.Module):
         self.buckets, self.max_distance = buckets, max_distance
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Key position minus query position, (frames, keys) -> (heads, frames, keys).
+        """Key position minus query position, (frames, keys) -> (heads, frames, keys)."""
+        return self.embed(relative_buckets(distance, self.buckets, self.max_distance)).permute(2, 0, 1)
 
-        Half the buckets are for keys ahead; half of each half is exact, the rest logarithmic.
-        """
-        half = self.buckets // 2
-        exact = half // 2
-        size = distance.abs()
-        scale = (half - exact) / math.log(self.max_distance / exact)
-        coarse = exact + (torch.log(size.clamp(min=exact) / exact) * scale).long()
-        bucket = torch.where(size < exact, size, coarse.clamp(max=half - 1)) + half * (distance > 0)
-        return self.embed(bucket).permute(2, 0, 1)
+
+def relative_buckets(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
+    """WavLM's bucket of each distance, key position minus query position; any shape.
+
+    Half the buckets are for keys ahead; half of each half is exact, the rest logarithmic.
+    """
+    half = buckets // 2
+    exact = half // 2
+    size = distance.abs()
+    scale = (half - exact) / math.log(max_distance / exact)
+    coarse = exact + (torch.log(size.clamp(min=exact) / exact) * scale).long()
+    return torch.where(size < exact, size, coarse.clamp(max=half - 1)) + half * (distance > 0)
+
+
+def position_gate(projected: Tensor, const: Tensor) -> Tensor:
+    """How much a query heeds relative positions: WavLM's two gates, (batch, heads, frames, 8) -> (..., frames, 1)."""
+    update, reset = projected.unflatten(-1, (2, 4)).sum(-1, keepdim=True).sigmoid().unbind(-2)
+    return update * (reset * const - 1.0) + 2.0
 
 
 class AcousticLayer(nn.Module):
@@ -69,10 +79,8 @@ class AcousticLayer(nn.Module):
 
     def gated_bias(self, x: Tensor, bias: Tensor) -> Tensor:
         """(batch, frames, dim), (heads, frames, keys) -> (batch, heads, frames, keys)."""
-        gates = self.gru_rel_pos_linear(self.attention.split(x)).unflatten(-1, (2, 4)).sum(-1).sigmoid()
-        update, reset = gates.unbind(-1)
-        scale = update * (reset * self.gru_rel_pos_const[:, None] - 1.0) + 2.0
-        return scale[..., None] * bias
+        projected = self.gru_rel_pos_linear(self.attention.split(x))
+        return position_gate(projected, self.gru_rel_pos_const[:, None, None]) * bias
 
     def step(
         self, state: AttentionState, x: Tensor, bias: Tensor, blocks: Blocks, keep_frames: int

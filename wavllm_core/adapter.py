@@ -58,6 +58,25 @@ class ModalityAdapter(nn.Module):
         conv2, x = self.conv2.step(state.conv2, F.glu(x, dim=1))
         return AdapterState(conv1, conv2), self.projector(self.adapter(F.glu(x, dim=1).transpose(1, 2)))
 
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """All of an utterance of any length; what the strides leave over is completed with zeros, as published.
+
+        frames: (batch, frames, in_dim); lengths: (batch,) true frames of padded rows
+        returns: (batch, vectors, out_dim), each stride rounding up
+        """
+        x = frames.transpose(1, 2)
+        for conv in (self.conv1, self.conv2):
+            if lengths is not None:
+                x = x * inside(lengths, x.shape[-1])[:, None]
+                lengths = (lengths + conv.stride - 1) // conv.stride
+            x = F.glu(conv(F.pad(x, (0, -x.shape[-1] % conv.stride))), dim=1)
+        return self.projector(self.adapter(x.transpose(1, 2)))
+
+
+def inside(lengths: Tensor, longest: int) -> Tensor:
+    """Which places of padded rows are real, (batch,) -> (batch, longest), bool."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
 
 @dataclass(frozen=True)
 class PoolState:
@@ -86,8 +105,7 @@ class SpeakerHead(nn.Module):
         """Add (batch, frames, dim); `lengths`, (batch,), are the true frames of padded rows."""
         weight = self.attention(frames).sigmoid()
         if lengths is not None:
-            inside = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-            weight = weight * inside[..., None]
+            weight = weight * inside(lengths, frames.shape[1])[..., None]
         return PoolState(
             state.weight + weight.sum(1),
             state.total + (weight * frames).sum(1),

@@ -15,8 +15,11 @@ import soxr
 from wavllm_core.errors import InputError
 
 SAMPLE_RATE = 16_000
+MIN_SAMPLE_RATE = 4_000  # of a file; below it there is no speech, and a small file would become a huge one
 Waveform = npt.NDArray[np.float32]  # (samples,) mono, full scale is 1
-_ZIP_ENTRY = re.compile(r"(?P<file>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")  # as fairseq names stored entries
+_ZIP_ENTRY = re.compile(
+    r"(?P<file>.+\.zip):(?P<offset>\d{1,15}):(?P<length>\d{1,15})"
+)  # as fairseq names stored entries
 
 
 def read_audio(source: str | Path, start_frame: int = 0, end_frame: int | None = None) -> Waveform:
@@ -33,6 +36,8 @@ def read_audio(source: str | Path, start_frame: int = 0, end_frame: int | None =
                 sample_rate, frames = sound.samplerate, sound.frames
                 if not frames:
                     raise InputError(f"{source}: holds no audio (0 samples)")
+                if sample_rate < MIN_SAMPLE_RATE:
+                    raise InputError(f"{source}: {sample_rate} Hz; at least {MIN_SAMPLE_RATE} Hz are needed")
                 end = frames if end_frame is None else end_frame
                 if not 0 <= start_frame < end <= frames:
                     raise InputError(f"{source}: frames {start_frame} to {end} of a file that has {frames}")
@@ -54,9 +59,9 @@ def read_audio(source: str | Path, start_frame: int = 0, end_frame: int | None =
 def _open(source: str) -> BinaryIO:
     entry = _ZIP_ENTRY.fullmatch(source)
     path = Path(entry["file"] if entry else source)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
         if entry is None:
             return path.open("rb")
         offset, length, size = int(entry["offset"]), int(entry["length"]), path.stat().st_size

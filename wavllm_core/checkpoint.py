@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,3 +74,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises bare Exception for both
         raise CheckpointError(f"{path}: no tokenizer: {error}") from error
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether a folder's config.json is transformers', which names a model type."""
+    try:
+        return "model_type" in json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False  # `load` says what is wrong with it

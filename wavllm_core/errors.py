@@ -2,6 +2,7 @@
 
 CoreError                 something is wrong with a model, its files or its input
 ├── CheckpointError       a file that is missing, damaged, or does not fit its configuration
+├── CapacityError         there is no room for one more at present; what is under way goes on
 └── InputError            audio or text that the model cannot take; the message names the limit
 """
 
@@ -12,6 +13,10 @@ class CoreError(Exception):
 
 class CheckpointError(CoreError):
     """A checkpoint is missing, damaged, or of another shape than its configuration."""
+
+
+class CapacityError(CoreError):
+    """Everything that there is room for is taken; the message names the limit."""
 
 
 class InputError(CoreError):

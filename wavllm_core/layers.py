@@ -28,6 +28,7 @@ class CausalConv1d(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels, out_channels, kernel, stride, groups=groups, bias=bias)
+        self.stride = stride
         self.overlap = kernel - stride
 
     def init_state(self, batch: int) -> ConvState:
@@ -118,8 +119,15 @@ class BlockAttention(nn.Module):
         """
         keys = torch.cat([state.keys, self.split(self.k_proj(x))], dim=2)
         values = torch.cat([state.values, self.split(self.v_proj(x))], dim=2)
-        if mask.dtype != torch.bool:
+        kept = AttentionState(keys[:, :, -keep_frames:], values[:, :, -keep_frames:])
+        return kept, self._attended(x, keys, values, mask)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One chunk that nothing precedes and nothing follows."""
+        return self._attended(x, self.split(self.k_proj(x)), self.split(self.v_proj(x)), mask)
+
+    def _attended(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(keys.dtype)
         attended = F.scaled_dot_product_attention(self.split(self.q_proj(x)), keys, values, attn_mask=mask)
-        kept = AttentionState(keys[:, :, -keep_frames:], values[:, :, -keep_frames:])
-        return kept, self.out_proj(attended.transpose(1, 2).flatten(2))
+        return self.out_proj(attended.transpose(1, 2).flatten(2))

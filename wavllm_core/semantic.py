@@ -27,8 +27,14 @@ class SemanticLayer(nn.Module):
     def step(self, state: AttentionState, x: Tensor, mask: Tensor, keep_frames: int) -> tuple[AttentionState, Tensor]:
         """Advance by one chunk, (batch, frames, dim)."""
         state, attended = self.self_attn.step(state, self.self_attn_layer_norm(x), mask, keep_frames)
-        x = x + attended
-        return state, x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+        return state, self._fed_forward(x + attended)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One chunk that nothing precedes and nothing follows."""
+        return self._fed_forward(x + self.self_attn(self.self_attn_layer_norm(x), mask))
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
 
 
 @dataclass(frozen=True)

@@ -172,10 +172,10 @@ _SAID = re.compile(
     r"""(?:^|\banswer(?: is)?\s*:?\s*)["'*(]*(yes|no|true|false)\b(?! doubt| other| second| one| and no\b| or no\b)"""
 )
 _NO_OTHER = re.compile(r"\b(?:no|not|without)\s+(?:any |a )?(?:other|another|second|more than one)\b")
-_PEOPLE = r"\b[^.]*?\b(?:speakers?|voices?|people|persons?)\b"
+_PEOPLE = r"(?:\W+(?!one\b|single\b)\w+){0,3}?\W+(?:speakers?|voices?|people|persons?)\b"
 _MANY = re.compile(
-    r"\b(?:more than one|not (?:only|just) (?:one|a single)|at least two|two|three|four|several|multiple|different|"
-    rf"another|second|not the same){_PEOPLE}|\b(?:speakers|voices) are (?:different|not the same)"
+    r"\b(?:more than one|not (?:only|just) (?:one|a single)|two|three|four|several|multiple|different|another|"
+    rf"not the same){_PEOPLE}|\bsecond (?:speaker|voice|person)\b|\b(?:speakers|voices) are (?:different|not the same)"
 )
 _ONE = re.compile(rf"\b(?:one|single|the same){_PEOPLE}")
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
 
 from wavllm_core.engine.api import Exchange, Heard, Sampling
-from wavllm_core.errors import CoreError
+from wavllm_core.engine.load import Load
+from wavllm_core.errors import CapacityError, CoreError
 
 LOUDNESS = 3_000
 
@@ -40,20 +42,47 @@ class ScriptedUtterance:
     def __init__(self, engine: ScriptedEngine) -> None:
         self.engine = engine
         self.chunks: list[npt.NDArray[np.float32]] = []
+        self.heard: Heard | None = None
 
     def push(self, waveform: npt.NDArray[np.float32]) -> None:
         self.chunks.append(waveform)
+        self.heard = None
 
-    async def finish(self) -> Heard:
+    async def hear(self) -> Heard:
         if self.engine.deaf:
             raise CoreError("the encoder is out of order")
+        if self.heard:
+            return self.heard
         waveform = np.concatenate(self.chunks)
         self.engine.heard.append(waveform)
         vector = np.zeros(8, np.float32)
         vector[voice_of(waveform)] = 1
-        return Heard(waveform, vector, len(waveform) / 16_000)
+        self.heard = Heard(waveform, vector, len(waveform) / 16_000)
+        return self.heard
 
     def cancel(self) -> None:
+        self.engine.open.discard(self)
+
+
+class ScriptedContext:
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self.engine = engine
+
+    def open_utterance(self) -> ScriptedUtterance:
+        utterance = ScriptedUtterance(self.engine)
+        self.engine.open.add(utterance)
+        return utterance
+
+    def prepare(self, instructions: str, history: Sequence[Exchange]) -> None:
+        self.engine.prepared.append((instructions, list(history)))
+
+    def speculate(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> None:
+        self.engine.speculated.append((instructions, list(history), sampling))
+
+    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
+        return self.engine.reply(instructions, history, sampling)
+
+    def close(self) -> None:
         self.engine.open.discard(self)
 
 
@@ -61,7 +90,10 @@ class ScriptedEngine:
     """Counts what is open, so that a test can see what was left behind."""
 
     def __init__(self) -> None:
-        self.open: set[ScriptedUtterance] = set()
+        self.open: set[ScriptedUtterance | ScriptedContext] = set()
+        self.prepared: list[tuple[str, list[Exchange]]] = []
+        self.speculated: list[tuple[str, list[Exchange], Sampling]] = []
+        self.full = self.dead = False
         self.running = 0  # replies and transcripts under way
         self.heard: list[npt.NDArray[np.float32]] = []
         self.asked: list[tuple[str, list[Exchange], Sampling]] = []
@@ -72,10 +104,12 @@ class ScriptedEngine:
         self.pencil.set()
         self.deaf = self.mute = self.cannot_write = False
 
-    def open_utterance(self) -> ScriptedUtterance:
-        utterance = ScriptedUtterance(self)
-        self.open.add(utterance)
-        return utterance
+    def open_context(self) -> ScriptedContext:
+        if self.full:
+            raise CapacityError("the engine holds 0 conversations; more are not possible")
+        context = ScriptedContext(self)
+        self.open.add(context)
+        return context
 
     async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         self.running += 1
@@ -106,6 +140,11 @@ class ScriptedEngine:
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())
+
+    async def load_figures(self) -> Load:
+        if self.dead:
+            raise CoreError("the engine is closed")
+        return Load(*[0] * len(fields(Load)))
 
     async def close(self) -> None:
         pass

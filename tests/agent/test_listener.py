@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.listener import Listener, Resampler, Speech, to_waveform
-from agent.turns import SpeechStarted, SpeechStopped, TurnRules
+from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped, TurnRules
 from agent.vad import WebRtcVad
 from tests.agent.scripted import LoudnessVad, silence, speech
 
@@ -27,6 +27,8 @@ def listen(listener: Listener, pcm: bytes, chunk_bytes: int) -> list[tuple[int, 
                     start, said = start_sample, b""
                 case Speech(more):
                     said += more
+                case SpeechPaused(end_sample):
+                    assert end_sample == start + len(said) // 2  # all that belongs to the turn if it ends here
                 case SpeechStopped(end_sample):
                     turns.append((start, end_sample, said))
     return turns
@@ -74,7 +76,7 @@ def test_a_reset_forgets_audio_but_not_the_time() -> None:
     assert list(listener.feed(speech(140))) == []
     listener.reset()
     (start, end, said) = listen(listener, speech(300) + silence(600), 640)[0]
-    assert (start, end) == (3_200 + 16 * 140, 3_200 + 16 * (140 + 300 + 500))
+    assert (start, end) == (3_200 + 16 * 140, 3_200 + 16 * (140 + 300 + 100))
     assert len(said) == 2 * (end - start)
 
 

@@ -98,7 +98,7 @@ async def test_everything_a_turn_says_about_itself() -> None:
         # speech begins at 400 ms and the prefix takes in 300 before; silence of 500 ms ends it
         assert of["input_audio_buffer.speech_started"]["audio_start_ms"] == 100
         assert of["input_audio_buffer.speech_stopped"]["audio_end_ms"] == 1300
-        assert len(engine.heard[0]) == 16 * 1200
+        assert len(engine.heard[0]) == 16 * 800  # of the silence 100 ms belong to the turn
         assert of["wavllm.speaker"] | {"event_id": ""} == {
             "type": "wavllm.speaker",
             "event_id": "",
@@ -108,10 +108,10 @@ async def test_everything_a_turn_says_about_itself() -> None:
             "similarity": 1.0,
         }
         completed = of[f"{TRANSCRIPTION}.completed"]
-        assert (completed["item_id"], completed["transcript"]) == (item_id, "voice 2 for 1200 ms")
-        assert (completed["speaker"], completed["usage"]["seconds"]) == ("speaker 1", 1.2)
+        assert (completed["item_id"], completed["transcript"]) == (item_id, "voice 2 for 800 ms")
+        assert (completed["speaker"], completed["usage"]["seconds"]) == ("speaker 1", 0.8)
         done = of["response.done"]
-        assert done["response"]["usage"]["input_token_details"]["audio_tokens"] == 15
+        assert done["response"]["usage"]["input_token_details"]["audio_tokens"] == 10
         assert done["response"]["output"][0]["content"] == [{"type": "output_text", "text": "answer 1 to speech"}]
         latency = done["wavllm_latency"]
         assert latency["vad_wait_ms"] == 500
@@ -142,12 +142,57 @@ async def test_history_and_speakers_reach_the_model() -> None:
     instructions, history, sampling = engine.asked[-1]
     assert (instructions, sampling.max_tokens) == ("be long", 7)
     assert [(e.text, e.speaker, e.reply) for e in history] == [
-        ("voice 1 for 1200 ms", 1, "answer 1 to speech"),
-        ("voice 2 for 1200 ms", 2, "answer 2 to speech"),
+        ("voice 1 for 800 ms", 1, "answer 1 to speech"),
+        ("voice 2 for 800 ms", 2, "answer 2 to speech"),
         ("and now", None, None),
     ]
     assert engine.asked[1][0] == "be brief"
     assert engine.asked[1][1][-1].heard is not None
+
+
+async def test_a_pause_is_answered_ahead_with_what_the_end_is_going_to_ask() -> None:
+    engine = ScriptedEngine()
+    async with running(engine) as port, talking(port) as client:
+        for number in (1, 2):
+            for spoken in (silence(400) + speech(400), speech(200)):  # the first pause is none
+                already = len(engine.speculated)
+                await client.append(spoken + silence(200))
+                while len(engine.speculated) == already:
+                    await client.configure()  # a round trip
+            await client.append(silence(400))
+            await client.until("response.done")
+            while client.kinds().count(f"{TRANSCRIPTION}.completed") < number:
+                await client.receive()
+            too_early, right = engine.speculated[-2:]
+            assert right == engine.asked[-1] != too_early
+            heard = [history[-1].heard for _, history, _ in (too_early, right)]
+            lengths = [len(one.speech_embeds) for one in heard if one]
+            assert lengths == [16 * (300 + 400 + 100), 16 * (300 + 400 + 200 + 200 + 100)]
+
+
+async def test_nobody_answers_ahead_where_the_client_asks_for_answers() -> None:
+    engine = ScriptedEngine()
+    async with running(engine) as port, talking(port) as client:
+        await client.configure_input(turn_detection={"create_response": False})
+        await client.append(turn())
+        await client.until(f"{TRANSCRIPTION}.completed")
+    assert engine.speculated == []
+
+
+async def test_what_was_said_is_prepared_before_the_next_turn() -> None:
+    engine = ScriptedEngine()
+    engine.pencil.clear()
+    async with running(engine) as port, talking(port) as client:
+        await client.configure(instructions="be brief")
+        await client.append(turn())
+        await client.until("response.done")
+        assert all(not past for _, past in engine.prepared)  # the transcript is not there yet
+        engine.pencil.set()
+        await client.until(f"{TRANSCRIPTION}.completed")
+        await client.configure()
+        instructions, past = engine.prepared[-1]
+    assert instructions == "be brief"
+    assert [(old.text, old.reply) for old in past] == [("voice 1 for 800 ms", "answer 1 to speech")]
 
 
 async def test_barge_in_closes_everything_and_the_next_turn_is_answered() -> None:
@@ -238,7 +283,7 @@ async def test_transcripts_can_be_switched_off_but_history_keeps_them() -> None:
             await client.append(turn())
             await client.until("response.done")
         assert not any(kind.startswith(TRANSCRIPTION) for kind in client.kinds())
-    assert engine.asked[1][1][0].text == "voice 1 for 1200 ms"
+    assert engine.asked[1][1][0].text == "voice 1 for 800 ms"
 
 
 async def test_a_failing_model_fails_one_response() -> None:
@@ -306,7 +351,7 @@ async def test_all_input_rates(rate: int) -> None:
     async with running(engine) as port, talking(port, rate=rate) as client:
         await client.append(silence(400, rate) + speech(400, 2, rate) + silence(700, rate))
         completed = await client.until(f"{TRANSCRIPTION}.completed")
-        assert completed["transcript"].startswith("voice 2 for 1")
+        assert completed["transcript"].startswith("voice 2 for 8")
 
 
 async def test_a_commit_ends_the_turn_that_the_server_follows() -> None:
@@ -326,5 +371,5 @@ async def test_two_clients_do_not_hear_each_other() -> None:
         await first.append(turn(400, voice=1))
         await second.append(turn(500, voice=2))
         told = [await client.until(f"{TRANSCRIPTION}.completed") for client in (first, second)]
-        assert [event["transcript"] for event in told] == ["voice 1 for 1200 ms", "voice 2 for 1300 ms"]
+        assert [event["transcript"] for event in told] == ["voice 1 for 800 ms", "voice 2 for 900 ms"]
         assert [event["speaker"] for event in told] == ["speaker 1", "speaker 1"]

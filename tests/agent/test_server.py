@@ -31,12 +31,22 @@ async def get(port: int, path: str) -> tuple[int, str]:
 async def test_health_and_other_paths() -> None:
     async with running(ScriptedEngine()) as port, talking(port):
         status, answer = await get(port, "/healthz")
-        assert (status, json.loads(answer.splitlines()[-1])) == (200, {"status": "ok", "sessions": 1})
+        health = json.loads(answer.splitlines()[-1])
+        assert (status, health["status"], health["sessions"]) == (200, "ok", 1)
+        assert {"queue_wait_ms", "decoder_step_ms", "positions_filled"} <= set(health["engine"])
         assert "application/json" in answer
         assert (await get(port, "/"))[0] == 404
         assert (await get(port, "/v1/realtime"))[0] == 426
         with pytest.raises(InvalidStatus, match="404"):
             await connect(f"ws://127.0.0.1:{port}/v1/other", proxy=None)
+
+
+async def test_health_is_none_where_the_model_works_no_more() -> None:
+    engine = ScriptedEngine()
+    engine.dead = True
+    async with running(engine) as port:
+        status, answer = await get(port, "/healthz")
+        assert (status, json.loads(answer.splitlines()[-1])["status"]) == (503, "the engine is closed")
 
 
 async def test_the_greeting_tells_what_it_can_do() -> None:
@@ -69,6 +79,16 @@ async def test_a_full_server_says_so_and_takes_clients_again_later() -> None:
         async with talking(port) as client:
             await client.append(turn())
             await client.until("response.done")
+
+
+async def test_an_engine_without_room_refuses_too() -> None:
+    engine = ScriptedEngine()
+    engine.full = True
+    async with running(engine) as port, connect(f"ws://127.0.0.1:{port}/v1/realtime", proxy=None) as refused:
+        error = json.loads(await refused.recv())["error"]
+        assert (error["code"], "0 conversations" in error["message"]) == ("server_full", True)
+        with pytest.raises(ConnectionClosed):
+            await refused.recv()
 
 
 async def test_a_signal_stops_the_server_and_clients_are_told() -> None:

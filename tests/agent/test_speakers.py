@@ -47,3 +47,11 @@ def test_a_silent_vector_breaks_nothing() -> None:
     speakers = Speakers(0.5)
     for _ in range(2):
         assert np.isfinite(speakers.assign(np.zeros(4, np.float32), 0.0).similarity)
+
+
+def test_a_guess_is_what_assigning_would_say_and_teaches_nothing() -> None:
+    speakers = Speakers(0.6)
+    for seed, voice in enumerate([0, 1, 0, 2, 1]):
+        vector = near(voice, 0.05, seed)
+        guesses = [speakers.guess(vector), speakers.guess(vector)]
+        assert guesses == [speakers.assign(vector, 1.0)] * 2

@@ -8,8 +8,10 @@ from agent.turns import (
     FRAME_SAMPLES,
     Listening,
     Speaking,
+    SpeechPaused,
     SpeechStarted,
     SpeechStopped,
+    TurnEvent,
     TurnRules,
     advance,
 )
@@ -18,9 +20,14 @@ FRAMES_PER_S = 50
 RULES = TurnRules()
 
 
-def turns(flags: list[bool], rules: TurnRules = RULES) -> list[SpeechStarted | SpeechStopped]:
+def turns(flags: list[bool], rules: TurnRules = RULES) -> list[TurnEvent]:
+    """What happened, pauses left out."""
+    return [event for event in events(flags, rules) if not isinstance(event, SpeechPaused)]
+
+
+def events(flags: list[bool], rules: TurnRules = RULES) -> list[TurnEvent]:
     state: Listening | Speaking = Listening(0, 0)
-    happened = []
+    happened: list[TurnEvent] = []
     for voiced in flags:
         state, event = advance(rules, state, voiced=voiced)
         happened += [event] if event else []
@@ -34,7 +41,7 @@ def flags(*runs: tuple[int, bool]) -> list[bool]:
 
 def test_a_digit_makes_a_turn_with_its_prefix() -> None:
     said = turns(flags((1000, False), (300, True), (1000, False)))
-    assert said == [SpeechStarted(16 * 700), SpeechStopped(16 * 1800, 16 * 1300)]
+    assert said == [SpeechStarted(16 * 700), SpeechStopped(16 * 1400, 16 * 1300, 16 * 1800)]
 
 
 @pytest.mark.parametrize("blip_ms", [20, 60, 100, 140])
@@ -44,21 +51,21 @@ def test_a_blip_makes_none(blip_ms: int) -> None:
 
 def test_a_breath_does_not_end_a_turn() -> None:
     said = turns(flags((300, True), (480, False), (20, True), (480, False), (300, True), (500, False)))
-    assert said == [SpeechStarted(0), SpeechStopped(16 * 2080, 16 * 1580)]
+    assert said == [SpeechStarted(0), SpeechStopped(16 * 1680, 16 * 1580, 16 * 2080)]
 
 
 def test_speech_may_flicker() -> None:
     flicker = [True, True, True, True, False] * 4
-    assert turns(flicker + [False] * 25) == [SpeechStarted(0), SpeechStopped(44 * 320, 19 * 320)]
+    assert turns(flicker + [False] * 25) == [SpeechStarted(0), SpeechStopped(24 * 320, 19 * 320, 44 * 320)]
 
 
 def test_endless_speech_is_cut_and_no_sample_is_given_twice() -> None:
     said = turns([True] * FRAMES_PER_S * 61)
     assert said == [
         SpeechStarted(0),
-        SpeechStopped(480_000, 480_000),
+        SpeechStopped(480_000, 480_000, 480_000),
         SpeechStarted(480_000),
-        SpeechStopped(960_000, 960_000),
+        SpeechStopped(960_000, 960_000, 960_000),
         SpeechStarted(960_000),
     ]
 
@@ -86,7 +93,21 @@ def test_turns_follow_each_other_and_keep_their_limits(flags: list[bool], rules:
             clock = event.start_sample
         else:
             assert clock < event.last_voiced_sample <= event.end_sample
-            assert event.end_sample - clock <= rules.max_samples
+            assert event.confirmed_sample - clock <= rules.max_samples
+            tail_samples = rules.tail_frames * FRAME_SAMPLES
+            assert event.end_sample == min(event.confirmed_sample, event.last_voiced_sample + tail_samples)
             voiced = flags[clock // FRAME_SAMPLES : event.end_sample // FRAME_SAMPLES]
             assert sum(voiced) >= rules.start_voiced_frames
             clock = event.end_sample
+
+
+@given(runs=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 24)), min_size=1, max_size=12))
+def test_the_last_pause_says_where_the_turn_is_going_to_end(runs: list[tuple[int, int]]) -> None:
+    """One pause for each silence that is long enough, in the moment in which the tail is full."""
+    voiced = [flag for loud, quiet in runs for flag in [True] * loud + [False] * quiet]
+    said = events([*[True] * 10, *voiced, *[False] * 25])
+    pauses = [event.end_sample for event in said if isinstance(event, SpeechPaused)]
+    stops = [event.end_sample for event in said if isinstance(event, SpeechStopped)]
+    assert len(stops) == 1 and pauses[-1:] == stops
+    gaps = sum(quiet >= RULES.tail_frames for _, quiet in runs[:-1])
+    assert len(pauses) == gaps + 1

@@ -90,6 +90,7 @@ def test_faults_of_a_file_are_told_with_its_name(tmp_path: Path) -> None:
     write(tmp_path / "empty.wav", tone(seconds=0))
     write(tmp_path / "nan.wav", np.full(100, np.nan, np.float32))
     write(tmp_path / "short.wav", np.ones(1, np.float32), 96_000)
+    write(tmp_path / "slow.wav", np.ones(100, np.float32), 100)
     for name, fault in {
         "none.wav": "no such file",
         "none.zip:0:10": "no such file",
@@ -100,6 +101,8 @@ def test_faults_of_a_file_are_told_with_its_name(tmp_path: Path) -> None:
         "empty.wav": "0 samples",
         "nan.wav": "not numbers",
         "short.wav": "less than a sample",
+        "slow.wav": "100 Hz; at least 4000 Hz",
+        "n" * 300: "cannot be read",
     }.items():
         with pytest.raises(InputError, match=fault) as caught:
             read_audio(f"{tmp_path}/{name}")

@@ -108,7 +108,7 @@ def test_the_gaokao_list_from_sound_files_to_figures(tmp_path: Path) -> None:
     assert report["sqa, answers that can be read"]["value"] == pytest.approx(100 * READABLE)
     assert report["baselines"]["sqa, accuracy"] == f"{100 * ALWAYS_C:.1f} (always C)"
     assert "| sqa, accuracy | 58.3 |" in page
-    assert "1 items without an answer, counted as wrong:\n\n- short_conv_11: line 12:" in page
+    assert "Without an answer, and counted as wrong: 1\n\n- short_conv_11: line 12:" in page
 
 
 def test_what_a_model_is_given_and_what_becomes_of_failures(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_targets_and_tasks_that_cannot_be_used_are_named(tmp_path: Path) -> None
     bad = [Answer("odd", "er", "", "frustrated", "sad"), Answer("sung", "sing", "", "la", "la")]
     assert score(tmp_path, good, *bad, task="er")["er, accuracy"]["items"] == 1
     page = (tmp_path / "out" / "scores.md").read_text()
-    assert "2 items not scored:" in page and "odd: target: 'frustrated'" in page and "sung: task: 'sing'" in page
+    assert "Not scored: 2" in page and "odd: target: 'frustrated'" in page and "sung: task: 'sing'" in page
     with pytest.raises(InputError, match="none of 2 answers can be scored; the first: odd"):
         score(tmp_path, *bad)
     with pytest.raises(InputError, match="good: no task"):
@@ -244,7 +244,7 @@ def test_answers_come_back(tmp_path_factory: pytest.TempPathFactory, texts: list
         ("a.jsonl", b'{"id": "1", "target": "t", "answer": "a", "score": "high"}\n', "score: 'high' is no number"),
         ("a.jsonl", b'{"id": "1", "target": "t", "answer": "a", "score": NaN}\n', "score: nan is no number"),
         ("a.jsonl", b"\xff\n", "not UTF-8: byte 0xff at 0"),
-        ("a.tsv", b"id\ttarget\tanswer\n1\t2\n", "line 2: "),
+        ("a.tsv", b"id\ttarget\tanswer\n1\t2\n", "line 2: 2 fields, the header has 3"),
         ("a.tsv", b"id\tanswer\n1\t2\n", "line 2: target: missing"),
         ("a.tsv", b"id\ttarget\tanswer\n", "holds no answers"),
     ],
@@ -275,8 +275,10 @@ def test_the_shipped_model_answers_a_list_and_is_scored(tmp_path: Path) -> None:
     assert (three.answer, computer.answer, three.prompt) == ("three", "computer", TASKS["asr"].prompt)
     assert typed.answer and not typed.problem
     assert long.problem == "line 5: 30.1 s of audio; more than 0 and at most 30 s are possible"
+    assert CliRunner().invoke(app, ["infer", str(manifest), "--out", str(manifest)]).exit_code == 2
+    assert len(read_manifest(manifest)) == 4  # it was not written over
     done = CliRunner().invoke(app, ["eval", str(out), "--out", str(tmp_path / "eval"), "--threads", "1"])
-    assert done.exit_code == 0 and "asr, WER" in done.stdout and "1 items without an answer" in done.stdout
+    assert done.exit_code == 0 and "asr, WER" in done.stdout and "counted as wrong: 1" in done.stdout
 
 
 def test_eval_puts_a_manifest_to_the_model_itself(tmp_path: Path) -> None:

@@ -1,133 +1,93 @@
-"""One model for many conversations: a worker thread does all tensor work, one small step after another.
+"""One model for many conversations: a worker thread does all tensor work, event loops hold handles and futures.
 
-Encoder blocks of live speech go first, so that audio never waits for text; decoding replies take turns.
-The asyncio side holds queues and futures only.
+A handle tells the worker what to do and returns at once; the worker takes in all that was told between two
+steps. Nothing here computes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from wavllm_core.checkpoint import NANO, Checkpoint, load
-from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
-from wavllm_core.engine.decoder import Decoder
-from wavllm_core.errors import CoreError, InputError
+from wavllm_core.checkpoint import NANO, is_hugging_face, load
+from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.engine.core import Core, EngineLimits, OpenModel, rolling
+from wavllm_core.engine.hearing import Hearing
+from wavllm_core.engine.load import Load
+from wavllm_core.engine.talk import Answer, Kind, Talk
+from wavllm_core.errors import CapacityError, CoreError
 from wavllm_core.prompt import TRANSCRIBE
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 TRANSCRIPT_TOKENS = 96
-
-
-class LiveUtterance:
-    """Speech as it comes in; see `api.Utterance`. Made by `LiveEngine.open_utterance`."""
-
-    def __init__(self, engine: LiveEngine) -> None:
-        self._engine = engine
-        self._model = engine.decoder.speech
-        self._state = self._model.init_state()
-        self._embeds: list[Tensor] = []
-        self._max_samples = int(self._model.config.max_audio_seconds * SAMPLE_RATE)
-        self._pushed = 0  # samples, those past the limit included
-        self._error: CoreError | None = None
-        self._over = False
-        self._cancelled = False
-
-    def push(self, waveform: npt.NDArray[np.float32]) -> None:
-        """Queue audio for the encoders; past the limit nothing is kept, and `finish` says so."""
-        self._pushed += len(waveform)
-        if not self._over and self._pushed <= self._max_samples:
-            self._engine.encode_soon(lambda: self._step(waveform))
-
-    async def finish(self) -> Heard:
-        """Encode what remains, behind all that was pushed."""
-        self._over = True
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Heard] = loop.create_future()
-        self._engine.encode_soon(lambda: settle(loop, done, self._flush), lambda error: fail(loop, done, error))
-        return await done
-
-    def cancel(self) -> None:
-        """Let everything go; queued steps find nothing to do."""
-        self._over = self._cancelled = True
-        self._embeds = []
-
-    def _step(self, waveform: npt.NDArray[np.float32]) -> None:
-        if self._cancelled:
-            return
-        try:
-            self._state, encoded = self._model.step(self._state, torch.from_numpy(waveform)[None])
-        except (RuntimeError, ValueError) as error:  # torch: this utterance fails, the others go on
-            log.exception("an utterance failed")
-            self._error = CoreError(f"encoding failed: {error}")
-            return
-        if encoded is not None:
-            self._embeds.append(encoded.speech_embeds[0])
-
-    def _flush(self) -> Heard:
-        if self._cancelled:
-            raise InputError("the utterance was cancelled")
-        if self._error:
-            raise self._error
-        if self._pushed > self._max_samples:
-            raise InputError(f"an utterance of more than {self._max_samples / SAMPLE_RATE:g} s")
-        self._state, encoded = self._model.flush(self._state)
-        if encoded is not None:
-            self._embeds.append(encoded.speech_embeds[0])
-        if not self._embeds:
-            raise InputError("an utterance of 0 samples")
-        vector = self._model.speaker_head.vector(self._state.pool)[0].numpy()
-        return Heard(torch.cat(self._embeds), vector, self._pushed / SAMPLE_RATE)
 
 
 class LiveEngine:
     """See `api.Engine`. One per process; `close` ends its thread."""
 
-    def __init__(self, checkpoint: Checkpoint, threads: int = 2) -> None:
-        self.decoder = Decoder(checkpoint)
-        self._encoding: deque[tuple[Callable[[], None], Callable[[CoreError], None] | None]] = deque()
-        self._decoding: deque[_Reply] = deque()
+    def __init__(self, model: OpenModel, limits: EngineLimits | None = None) -> None:
+        """Raises CheckpointError, and ValueError for limits that cannot be kept."""
+        self.core = Core(model, limits or EngineLimits(), time.perf_counter)
+        self._conversations = 0
+        self._told: deque[Callable[[], None]] = deque()
+        self._outlets: set[Outlet[Any]] = set()  # of what is under way
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, args=(threads,), name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     @classmethod
-    def load(cls, folder: Path | None = None, threads: int = 2) -> LiveEngine:
-        """An engine for a checkpoint, the shipped nano model if none is named. Raises CheckpointError."""
-        return cls(load(folder or NANO), threads)
+    def load(cls, folder: Path | None = None, limits: EngineLimits | None = None) -> LiveEngine:
+        """An engine for a folder of either form, or for the shipped nano model. Raises CheckpointError."""
+        if folder is None or not is_hugging_face(folder):
+            return cls(rolling(load(folder or NANO)), limits)
+        from wavllm_core.engine.stock import load_stock  # brings transformers, which takes seconds
 
-    def open_utterance(self) -> LiveUtterance:
-        """Begin to listen."""
-        return LiveUtterance(self)
+        return cls(load_stock(folder), limits)
+
+    def open_context(self) -> LiveContext:
+        """Begin a conversation. Raises CapacityError when there are as many as there may be."""
+        most = self.core.limits.conversations
+        if self._conversations >= most:
+            raise CapacityError(f"the engine holds {most} conversations; more are not possible")
+        self._conversations += 1
+        return LiveContext(self, self._forget)
 
     async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         """What was said, in the style of the model's transcription task."""
+        talk, begun = Talk(passing=True), False
+        self.tell(lambda: self.core.talks.open.append(talk))
         sampling = Sampling(max_tokens=TRANSCRIPT_TOKENS)
-        begun = False
-        async with aclosing(self._stream([Exchange(heard=heard)], TRANSCRIBE, sampling)) as pieces:
-            async for piece in pieces:
-                if text := piece if begun else piece.lstrip():  # every word of a transcript brings its space
-                    begun = True
-                    yield text
-
-    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
-        """The answer to the last exchange."""
-        return self._stream(list(history), instructions, sampling)
+        try:
+            async with aclosing(
+                self.answer(talk, "transcript", TRANSCRIBE, [Exchange(heard=heard)], sampling)
+            ) as pieces:
+                async for piece in pieces:
+                    if text := piece if begun else piece.lstrip():  # every word of a transcript brings its space
+                        begun = True
+                        yield text
+        finally:
+            self.tell(lambda: self.core.talks.close(talk))
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, none added."""
-        return len(self.decoder.template.encode(text))
+        return len(self.core.language.planner.prompts.encode(text))
+
+    async def load_figures(self) -> Load:
+        """How busy it is, read between two steps. Raises CoreError when the engine is closed."""
+        with self.outlet() as outlet:
+            self.tell(lambda: outlet.put(self.core.load()))
+            return await outlet.get()
 
     async def close(self) -> None:
         """End the thread; whatever was under way fails."""
@@ -136,114 +96,143 @@ class LiveEngine:
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def encode_soon(self, work: Callable[[], None], on_close: Callable[[CoreError], None] | None = None) -> None:
-        """Queue a step for the worker; `on_close` is called instead if the engine ends first."""
+    def tell(self, work: Callable[[], None]) -> None:
+        """Have the worker do something small between two steps; a closed engine has nothing left to do."""
         with self._changed:
             if not self._closed:
-                self._encoding.append((work, on_close))
+                self._told.append(work)
                 self._changed.notify()
-                return
-        if on_close:
-            on_close(CoreError("the engine is closed"))
 
-    async def _stream(self, history: list[Exchange], instruction: str, sampling: Sampling) -> AsyncGenerator[str, None]:
-        reply = _Reply(self.decoder, history, instruction, sampling)
+    @contextmanager
+    def outlet(self) -> Iterator[Outlet[Any]]:
+        """For what the worker has to say to this event loop. Raises CoreError when the engine is closed."""
+        outlet: Outlet[Any] = Outlet()
         with self._changed:
             if self._closed:
-                raise CoreError("the engine is closed")
-            self._decoding.append(reply)
-            self._changed.notify()
+                raise _closed()
+            self._outlets.add(outlet)
         try:
-            while (piece := await reply.pieces.get()) is not None:
-                if isinstance(piece, CoreError):
-                    raise piece
-                yield piece
+            yield outlet
         finally:
-            reply.wanted = False
-
-    def _work(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._encoding or self._decoding)
-                if self._closed:
-                    break
-                encode = self._encoding.popleft() if self._encoding else None
-                reply = None if encode else self._decoding.popleft()
-            if encode:
-                with torch.inference_mode():
-                    encode[0]()
-            elif reply and reply.advance():
-                with self._changed:
-                    self._decoding.append(reply)
-        closed = CoreError("the engine is closed")
-        for _, on_close in self._encoding:
-            if on_close:
-                on_close(closed)
-        for reply in self._decoding:
-            reply.put(closed)
+                self._outlets.discard(outlet)
 
+    async def answer(
+        self, talk: Talk, kind: Kind, instruction: str, history: Sequence[Exchange], sampling: Sampling
+    ) -> AsyncGenerator[str, None]:
+        """The pieces of a reply or a transcript; closing the generator stops the work."""
+        talks, asked = self.core.talks, list(history)
+        with self.outlet() as outlet:
+            answers: list[Answer | None] = []
+            self.tell(lambda: answers.append(talks.ask(talk, kind, instruction, asked, sampling, outlet.put)))
+            try:
+                while (piece := await outlet.get()) is not None:
+                    yield piece
+            finally:
+                self.tell(lambda: talks.drop(talk, answers[0]))
 
-class _Reply:
-    """One reply while it is decoded; lives on the worker, hands pieces to its event loop."""
+    def _forget(self) -> None:
+        self._conversations -= 1
 
-    def __init__(self, decoder: Decoder, history: list[Exchange], instruction: str, sampling: Sampling) -> None:
-        self.wanted = True
-        self.pieces: asyncio.Queue[str | CoreError | None] = asyncio.Queue()  # bounded by max_tokens
-        self._loop = asyncio.get_running_loop()
-        self._steps = decoder.reply(history, instruction, sampling)
-
-    def advance(self) -> bool:
-        """One step; False when there is nothing left to do."""
-        if not self.wanted:
-            return False
+    def _work(self) -> None:
+        torch.set_num_threads(self.core.limits.threads)
         try:
-            piece = next(self._steps)
-        except StopIteration:
-            self.put(None)
-            return False
-        except CoreError as error:
-            self.put(error)
-            return False
-        except (RuntimeError, ValueError) as error:  # torch: this reply fails, the others go on
-            log.exception("a reply failed")
-            self.put(CoreError(f"decoding failed: {error}"))
-            return False
-        if piece:
-            self.put(piece)
-        return True
+            while True:
+                with self._changed:
+                    if self._closed:
+                        break
+                    told = list(self._told)
+                    self._told.clear()
+                for work in told:
+                    work()
+                if not self.core.advance():
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._closed or self._told)
+        finally:
+            with self._changed:
+                self._closed = True  # even where a fault of our own has ended it
+                for outlet in self._outlets:
+                    outlet.put(_closed())
 
-    def put(self, piece: str | CoreError | None) -> None:
-        """Hand over to the event loop; a loop that is gone wants nothing."""
+
+class LiveContext:
+    """See `api.Context`. Made by `LiveEngine.open_context`."""
+
+    def __init__(self, engine: LiveEngine, forget: Callable[[], None]) -> None:
+        self._engine, self._talks, self._forget = engine, engine.core.talks, forget
+        self._talk = Talk()
+        self._open = True
+        engine.tell(lambda: self._talks.open.append(self._talk))
+
+    def open_utterance(self) -> LiveUtterance:
+        """Begin to listen."""
+        return LiveUtterance(self._engine, self._talk)
+
+    def prepare(self, instructions: str, history: Sequence[Exchange]) -> None:
+        """Tell what precedes the next turn."""
+        past = list(history)
+        self._engine.tell(lambda: self._talks.prepare(self._talk, instructions, past))
+
+    def speculate(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> None:
+        """Begin the reply that is probably going to be asked for."""
+        asked = list(history)
+        self._engine.tell(lambda: self._talks.speculate(self._talk, instructions, asked, sampling))
+
+    def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
+        """The answer to the last exchange."""
+        return self._engine.answer(self._talk, "reply", instructions, history, sampling)
+
+    def close(self) -> None:
+        """Forget it all; harmless when done before."""
+        if self._open:
+            self._open = False
+            self._forget()
+            self._engine.tell(lambda: self._talks.close(self._talk))
+
+
+class LiveUtterance:
+    """See `api.Utterance`. Made by `LiveContext.open_utterance`."""
+
+    def __init__(self, engine: LiveEngine, talk: Talk) -> None:
+        self._engine, self._talk = engine, talk
+        self._hearing = hearing = Hearing(lambda hearing: engine.core.talks.hear(talk, hearing))
+        engine.tell(lambda: engine.core.listen(talk, hearing))
+
+    def push(self, waveform: npt.NDArray[np.float32]) -> None:
+        """Queue audio for the encoders; past the limit nothing is kept, and `hear` says so."""
+        self._engine.tell(lambda: self._engine.core.hearings.push(self._hearing, waveform))
+
+    async def hear(self) -> Heard:
+        """Encode what remains, behind all that was pushed."""
+        with self._engine.outlet() as outlet:
+            self._engine.tell(lambda: self._engine.core.hearings.ask(self._hearing, outlet.put))
+            heard: Heard = await outlet.get()
+            return heard
+
+    def cancel(self) -> None:
+        """Let everything go."""
+        self._engine.tell(lambda: self._engine.core.unlisten(self._talk, self._hearing))
+
+
+class Outlet(Generic[T]):
+    """From the worker to one event loop; bounded by what was asked for."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[T | CoreError] = asyncio.Queue()
+
+    def put(self, item: T | CoreError) -> None:
+        """From any thread; a loop that is gone wants nothing."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+
+    async def get(self) -> T:
+        """The next item. Raises CoreError where that is one."""
+        item = await self._queue.get()
+        if isinstance(item, CoreError):
+            raise item
+        return item
 
 
-def settle(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Heard], work: Callable[[], Heard]) -> None:
-    """Do `work` here and give its result, or its error, to a future of the event loop."""
-    try:
-        result = work()
-    except CoreError as error:
-        fail(loop, future, error)
-    except (RuntimeError, ValueError) as error:  # torch: this utterance fails, the others go on
-        log.exception("an utterance failed")
-        fail(loop, future, CoreError(f"encoding failed: {error}"))
-    else:
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(resolve, future, result)
-
-
-def fail(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Heard], error: CoreError) -> None:
-    """Give an error to a future of the event loop."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(resolve, future, error)
-
-
-def resolve(future: asyncio.Future[Heard], outcome: Heard | CoreError) -> None:
-    """On the event loop: settle a future that nobody cancelled meanwhile."""
-    if future.done():
-        return
-    if isinstance(outcome, CoreError):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+def _closed() -> CoreError:
+    return CoreError("the engine is closed")

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from wavllm_core.audio import SAMPLE_RATE, Waveform
-from wavllm_core.checkpoint import NANO, Checkpoint, load
+from wavllm_core.checkpoint import NANO, Checkpoint, is_hugging_face, load
 from wavllm_core.engine.api import Exchange, Sampling
 from wavllm_core.errors import InputError
 from wavllm_core.evaluate.tasks import Listener
@@ -47,5 +47,9 @@ class NanoAnswerer:
 
 
 def load_answerer(folder: Path | None) -> Answerer:
-    """The model in a folder, or the shipped one. Raises CheckpointError as `load` does."""
-    return NanoAnswerer(load(folder or NANO))
+    """The model in a folder, rolling or in Hugging Face form, or the shipped one. Raises CheckpointError as they do."""
+    if folder is None or not is_hugging_face(folder):
+        return NanoAnswerer(load(folder or NANO))
+    from wavllm_core.hf.answer import PublishedAnswerer  # brings transformers, which takes seconds
+
+    return PublishedAnswerer(folder)

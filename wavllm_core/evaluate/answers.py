@@ -109,7 +109,8 @@ def _parse(place: str, line: str, header: list[str]) -> Answer:
     try:
         row = dict(zip(header, line.split("\t"), strict=True)) if header else json.loads(line)
     except ValueError as error:
-        raise InputError(f"{place}: {error}") from error
+        fault = f"{len(line.split(chr(9)))} fields, the header has {len(header)}" if header else error
+        raise InputError(f"{place}: {fault}") from error
     if not isinstance(row, dict):
         raise InputError(f"{place}: not an object")
     text = {name: row.get(name, "") for name in ("id", "task", "prompt", "target", "answer", "problem")}

@@ -84,8 +84,9 @@ def evaluate_list(
             rows, load_answerer(model), out / "answers.jsonl", lambda _: progress(f"{next(count)} of {len(rows)}")
         )
     scores = score_answers(answers, task)
-    page = markdown(scores.figures, scores.baselines, title, ("figure", "items"), scores.notes)
+    page = markdown(scores.figures, scores.baselines, title, ("figure", "items"), scores.remarks())
     out.mkdir(parents=True, exist_ok=True)
     (out / "scores.md").write_text(page, encoding="utf-8")
-    write_json(scores.figures, out / "scores.json", baselines=scores.baselines, notes=scores.notes)
+    beside = {name: value for name, value in vars(scores).items() if name != "figures"}
+    write_json(scores.figures, out / "scores.json", **beside)
     return page

@@ -35,7 +35,7 @@ INSTRUCTION_FOLLOWING = (
     "Instruction-following rate: of all instructions, as many as the target has segments, the share whose segment is "
     "in its place, not empty, and announced (words and a colon) where the target's is."
 )
-PROBLEMS_TOLD = 20  # of those that a report lists
+MAX_LISTED = 20
 
 
 @dataclass
@@ -45,6 +45,20 @@ class Scores:
     figures: dict[str, Estimate] = field(default_factory=dict)
     baselines: dict[str, str] = field(default_factory=dict)  # by figure
     notes: list[str] = field(default_factory=list)
+    without_answer: list[str] = field(default_factory=list)  # items, and why; counted as wrong
+    not_scored: list[str] = field(default_factory=list)  # likewise; counted nowhere
+
+    def remarks(self) -> list[str]:
+        """What stands below the table: the notes, and the items that went wrong."""
+        lines = list(self.notes)
+        for what, items in (
+            ("Without an answer, and counted as wrong", self.without_answer),
+            ("Not scored", self.not_scored),
+        ):
+            if items:
+                lines += ["", f"{what}: {len(items)}", "", *(f"- {item}" for item in items[:MAX_LISTED])]
+                lines += [f"- and {len(items) - MAX_LISTED} more"] * (len(items) > MAX_LISTED)
+        return lines
 
     def add(self, name: str, value: Estimate, baseline: str = "") -> None:
         """One row of the table."""
@@ -59,23 +73,22 @@ def score(answers: Sequence[Answer], task: str = "") -> Scores:
     task: of answers that do not tell theirs
     Raises InputError when no answer can be scored.
     """
-    scores, problems = Scores(), []
+    scores = Scores()
     by_task: dict[str, list[Answer]] = {name: [] for name in TASKS}
     for answer in answers:
         told = replace(answer, task=answer.task or task)
         if fault := _unfit(told):
-            problems.append(f"{told.id}: {fault}")
+            scores.not_scored.append(f"{told.id}: {fault}")
         else:
             by_task[told.task].append(told)
+            if told.problem:
+                scores.without_answer.append(f"{told.id}: {told.problem}")
     if not any(by_task.values()):
-        raise InputError(f"none of {len(answers)} answers can be scored; the first: {problems[0]}")
+        raise InputError(f"none of {len(answers)} answers can be scored; the first: {scores.not_scored[0]}")
     for name, given in by_task.items():
         if given:
             _SCORERS[name](given, scores)
     scores.notes.append(f"Intervals: {BOOTSTRAP}.")
-    silent = [f"{answer.id}: {answer.problem}" for given in by_task.values() for answer in given if answer.problem]
-    scores.notes += _listed("without an answer, counted as wrong", silent)
-    scores.notes += _listed("not scored", problems)
     return scores
 
 
@@ -92,14 +105,6 @@ def _unfit(answer: Answer) -> str:
     else:
         readable = bool(_TARGETS[answer.task](answer.target))
     return "" if readable else f"target: {answer.target[:60]!r} does not answer: {title}"
-
-
-def _listed(what: str, lines: Sequence[str]) -> list[str]:
-    if not lines:
-        return []
-    told = [f"- {line}" for line in lines[:PROBLEMS_TOLD]]
-    more = [f"- and {len(lines) - PROBLEMS_TOLD} more"] if len(lines) > PROBLEMS_TOLD else []
-    return ["", f"{len(lines)} items {what}:", "", *told, *more]
 
 
 def _words(given: Sequence[Answer], scores: Scores) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,6 +14,7 @@ from wavllm_core.errors import InputError
 from wavllm_core.train.augment import Augmentation
 
 _STRICT = ConfigDict(extra="forbid")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -59,14 +60,24 @@ class Recipe:
     validate_every: int = 400
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Raises InputError naming the file and the key."""
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What a file says. Raises InputError naming the file."""
     try:
-        return TypeAdapter(Recipe).validate_python(yaml.safe_load(path.read_text()))
+        read = yaml.safe_load(path.read_text())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {error}") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path}: holds no keys")
+    return read
+
+
+def load_recipe(path: Path, kind: type[T]) -> T:
+    """A recipe of one kind. Raises InputError naming the file and the key."""
+    read = read_recipe(path)
+    try:
+        return TypeAdapter(kind).validate_python(read)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -89,7 +89,8 @@ def phrases_of(words: str) -> list[Phrase]:
     """An order's words in phrases. Raises ValueError for words that the grammar does not have."""
     heads = {HEAD: [f"{opening} {article}" for opening in OPENINGS for article in ("a", "an")]}
     extras = {kind: [amount + name for amount in AMOUNTS for name in names] for kind, names in _EXTRAS.items()}
-    found, rest = [], f"{words} "
+    found: list[Phrase] = []
+    rest = f"{words} "
     while rest:
         joint = next((word for word in ("with", "and") if rest.startswith(f"{word} ")), "")
         rest = rest.removeprefix(f"{joint} ") if joint else rest

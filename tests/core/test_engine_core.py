@@ -1,0 +1,139 @@
+"""Who is served first: the engine without its thread, step by step, under a clock that the test holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.core.test_engine import SHORT, noise
+from tests.core.tiny import tiny_checkpoint
+from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.core import Core, EngineLimits, rolling
+from wavllm_core.engine.hearing import Hearing
+from wavllm_core.engine.talk import Kind, Piece, Talk
+from wavllm_core.engine.talks import MAX_PREFILL
+
+PAST = [Exchange(text=f"order number {i}", reply="three times a mocha") for i in range(9)]
+
+
+class Bench:
+    """A core whose every step takes 10 ms by its clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = 0.0
+        self.core = Core(rolling(tiny_checkpoint(folder)), EngineLimits(), lambda: self.now)
+        self.read: list[list[int]] = []  # positions of each row, step by step
+        step = self.core.language.llama.step
+        self.core.language.llama.step = lambda store, rows: (
+            self.read.append([len(row.keys) for row in rows]) or step(store, rows)
+        )
+
+    def talk(self) -> Talk:
+        talk = Talk()
+        self.core.talks.open.append(talk)
+        return talk
+
+    def ask(self, talk: Talk, kind: Kind, history: list[Exchange], sampling: Sampling = SHORT) -> list[Piece]:
+        pieces: list[Piece] = []
+        self.core.talks.ask(talk, kind, "", history, sampling, pieces.append)
+        self.read.clear()  # the gate was read
+        return pieces
+
+    def listen(self, talk: Talk, samples: int) -> Hearing:
+        hearing = Hearing(lambda hearing: self.core.talks.hear(talk, hearing))
+        self.core.listen(talk, hearing)
+        self.core.hearings.push(hearing, noise(samples))
+        return hearing
+
+    def run(self, steps: int) -> int:
+        """Do so many steps, fewer when there is no more to do; returns how many."""
+        for done in range(steps):
+            if not self.core.advance():
+                return done
+            self.now += 0.01
+        return steps
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_reply_passes_a_transcript_and_history_that_wait(bench: Bench) -> None:
+    bench.core.talks.prepare(bench.talk(), "", PAST)
+    transcript = bench.ask(bench.talk(), "transcript", [*PAST, Exchange(text="one")])
+    reply = bench.ask(bench.talk(), "reply", [Exchange(text="one")], Sampling(12, 3.0))
+    bench.run(1)
+    assert len(bench.read) == 1 and len(bench.read[0]) == 1  # nothing else in its first step
+    assert reply and not transcript
+
+
+def test_nothing_is_read_more_at_a_time_than_a_step_may_take(bench: Bench) -> None:
+    bench.ask(bench.talk(), "reply", [*PAST, Exchange(text="one")])
+    bench.core.talks.prepare(bench.talk(), "", PAST)
+    bench.run(1_000)
+    assert max(sum(count for count in rows if count > 1) for rows in bench.read) <= MAX_PREFILL
+    assert sum(map(sum, bench.read)) > 2 * MAX_PREFILL
+
+
+def test_replies_go_on_while_others_are_read(bench: Bench) -> None:
+    pieces = bench.ask(bench.talk(), "reply", [Exchange(text="one")], Sampling(100, 3.0))
+    bench.run(1)
+    for _ in range(3):
+        bench.core.talks.prepare(bench.talk(), "", PAST)
+    bench.run(9)
+    assert pieces[-1] is not None
+    assert all(1 in rows for rows in bench.read[1:])  # a token in every step
+    assert sum(map(sum, bench.read)) > 3 * MAX_PREFILL  # and history beside it
+
+
+def test_history_is_read_in_the_end_however_many_replies_there_are(bench: Bench) -> None:
+    resting = bench.talk()
+    bench.core.talks.prepare(resting, "", PAST)
+    for _ in range(200):  # a new reply to be begun at any time
+        bench.ask(bench.talk(), "reply", [Exchange(text="one")], Sampling(1))
+        bench.run(1)
+    assert resting.slot is not None and resting.slot.keys
+
+
+def test_live_audio_comes_before_text_that_can_wait_and_after_text_that_cannot(bench: Bench) -> None:
+    core, talk = bench.core, bench.talk()
+    core.talks.prepare(bench.talk(), "", PAST)
+    hearing = bench.listen(talk, core.hearings.config.block_samples)
+    reply = bench.ask(bench.talk(), "reply", [Exchange(text="one")], Sampling(12, 3.0))
+    bench.run(1)
+    assert reply and not hearing.names
+    bench.now += 0.2
+    bench.run(2)  # the reply's next token is overdue as well, and longer
+    assert hearing.names
+
+
+def test_blocks_of_all_that_speak_are_encoded_together(bench: Bench) -> None:
+    talk, block = bench.talk(), bench.core.hearings.config.block_samples
+    heard = [bench.listen(talk, samples) for samples in (block, 2 * block, block + 5, block - 1)]
+    assert bench.core.advance()
+    vectors = bench.core.hearings.config.block_frames // bench.core.hearings.config.frames_per_vector
+    assert [len(hearing.names) for hearing in heard] == [vectors, vectors, vectors, 0]
+
+
+def test_what_is_heard_is_read_while_it_is_spoken(bench: Bench) -> None:
+    core, talk = bench.core, bench.talk()
+    core.talks.prepare(talk, "", PAST[:2])
+    hearing = bench.listen(talk, 3 * core.hearings.config.block_samples)
+    bench.run(1_000)
+    assert talk.slot is not None and talk.slot.keys[-len(hearing.names) :] == hearing.names
+    history = [*PAST[:2], Exchange(text="typed instead")]
+    bench.ask(talk, "reply", history, Sampling(1))
+    bench.run(1)
+    assert sum(bench.read[0]) < 20  # the past is there, the audio goes
+
+
+def test_waiting_is_measured(bench: Bench) -> None:
+    for _ in range(20):
+        bench.ask(bench.talk(), "reply", [*PAST, Exchange(text="one")], Sampling(1))
+    bench.run(1_000)
+    figures = bench.core.load()
+    assert figures.queue_wait_ms > 10
+    assert figures.conversations == figures.slots_held == 20
+    assert 0 < figures.positions_filled < figures.positions

@@ -1,0 +1,83 @@
+"""The language side of a model, whatever its encoders: weights, gates, plans, tokens. Shared by all conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.llama import LiveLlama, Row
+from wavllm_core.engine.planner import Planner
+from wavllm_core.engine.sampling import Chooser, Spelling
+from wavllm_core.errors import InputError
+
+MAX_GATES = 64  # instructions that are remembered; sessions bring few
+
+
+class Gates:
+    """The gate of each instruction for q, k, v and o, worked out once."""
+
+    def __init__(
+        self, llama: LiveLlama, read: Callable[[str], list[int]], gate: Callable[[Tensor, Tensor], Tensor], most: int
+    ) -> None:
+        """`gate` makes it of the base model's states, (1, tokens, dim), and their mask; `most` tokens are read."""
+        self._llama, self._read, self._gate, self._most = llama, read, gate, most
+        self._known: dict[str, Tensor] = {}
+
+    @torch.inference_mode()
+    def of(self, instruction: str) -> Tensor:
+        """(sum of `LlamaShape.widths`,). Raises InputError for an instruction that is too long."""
+        if instruction not in self._known:
+            ids = self._read(instruction)
+            if len(ids) > self._most:
+                raise InputError(f"instructions: {len(ids)} tokens; at most {self._most} are possible")
+            store = self._llama.new_store(1, len(ids))
+            states = self._llama.step(store, [Row(store.acquire(), ids, self._llama.embed(ids), gate=None)])
+            while len(self._known) >= MAX_GATES:
+                del self._known[next(iter(self._known))]
+            mask = torch.ones(1, len(ids), dtype=torch.bool, device=states.device)
+            self._known[instruction] = self._gate(states[None], mask)
+        return self._known[instruction]
+
+
+class Tokenizer(Protocol):
+    """What both tokenizer libraries can do."""
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Text of tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """Everything that turns a conversation into a reply."""
+
+    llama: LiveLlama
+    gates: Gates
+    planner: Planner
+    tokenizer: Tokenizer
+    end_id: int
+
+    def reply(self, history: Sequence[Exchange], instruction: str, sampling: Sampling) -> Iterator[str]:
+        """The answer to the last exchange, piece by piece, computed alone and from nothing: the live engine's measure.
+
+        Raises InputError for what does not fit, CoreError on logits that are no numbers.
+        """
+        gate, plan = self.gates.of(instruction), self.planner.plan(history, instruction, sampling.max_tokens)
+        store = self.llama.new_store(1, len(plan.keys) + sampling.max_tokens)
+        slot, chooser, spelling = store.acquire(), Chooser(sampling), Spelling(self.tokenizer, sampling.stop)
+        keys, inputs = plan.keys, plan.inputs(self.llama, 0, len(plan.keys))
+        for _ in range(sampling.max_tokens):
+            with torch.inference_mode():
+                states = self.llama.step(store, [Row(slot, keys, inputs, gate)])
+                token = chooser.choose(self.llama.logits(states[-1]))
+            if token == self.end_id:
+                break
+            yield spelling.add(token)
+            if spelling.stopped:
+                break
+            keys, inputs = [token], self.llama.embed([token])
+        yield spelling.finish()

@@ -1,0 +1,70 @@
+"""From logits to tokens, and from tokens to pieces of text. One object of each kind for one reply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavllm_core.engine.api import Sampling
+from wavllm_core.errors import CoreError
+
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # how a part of a character decodes
+
+
+class Chooser:
+    """Draws the tokens of one reply; the same seed draws the same."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token, (vocabulary,) -> id. Raises CoreError when a logit is no number."""
+        logits = logits.float().cpu()
+        if not logits.isfinite().all():
+            raise CoreError("the model's output is not finite")
+        how = self._sampling
+        if how.temperature <= 0:
+            return int(logits.argmax())
+        probabilities = (logits / how.temperature).softmax(-1)
+        if how.top_p < 1:
+            ranked, order = probabilities.sort(descending=True)
+            ranked[ranked.cumsum(-1) - ranked >= how.top_p] = 0  # the first one always stays
+            return int(order[torch.multinomial(ranked, 1, generator=self._generator)])
+        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+
+
+class Spelling:
+    """The text of one reply as it grows; holds back half characters, and what may become a stop string."""
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...]) -> None:
+        self._tokenizer, self._stop = tokenizer, stop
+        self._ids: list[int] = []
+        self._sent = 0  # characters
+        self.stopped = False  # a stop string came; it is not part of the text
+
+    def add(self, token_id: int) -> str:
+        """Take in a token; returns the text that is certain now, empty while there is none."""
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True).removesuffix(INCOMPLETE)
+        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        if found:
+            self.stopped = True
+            return self._send(text[: min(found)])
+        return self._send(text[: len(text) - self._held_back(text)])
+
+    def finish(self) -> str:
+        """What was held back in vain."""
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True).removesuffix(INCOMPLETE)
+        return "" if self.stopped else self._send(text)
+
+    def _send(self, text: str) -> str:
+        new = text[self._sent :]
+        self._sent = max(self._sent, len(text))
+        return new
+
+    def _held_back(self, text: str) -> int:
+        starts = (size for stop in self._stop for size in range(1, len(stop)) if text.endswith(stop[:size]))
+        return max(starts, default=0)

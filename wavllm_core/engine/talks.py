@@ -1,0 +1,310 @@
+"""Conversations on the worker's side: what stands in their slots, and the answers that are decoded from there.
+
+Prefill and decode steps of all conversations go through the model together. Synchronous, one thread; knows
+audio only as vectors, and event loops not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.hearing import Hearing
+from wavllm_core.engine.kv import KeyValueStore
+from wavllm_core.engine.language import Language
+from wavllm_core.engine.llama import Row
+from wavllm_core.engine.load import Meter
+from wavllm_core.engine.planner import Plan
+from wavllm_core.engine.sampling import Chooser, Spelling
+from wavllm_core.engine.speculation import Speculation
+from wavllm_core.engine.talk import HISTORY_DUE_S, LISTENING_DUE_S, Answer, Kind, Piece, Talk
+from wavllm_core.errors import CoreError, InputError
+
+log = logging.getLogger(__name__)
+MAX_PREFILL = 64  # positions read in one step, so that no step takes long
+MAX_ANSWERS = 64  # decoded in one step
+
+
+class Talks:
+    """All conversations and their slots."""
+
+    def __init__(
+        self,
+        language: Language,
+        store: KeyValueStore,
+        speculation: Speculation,
+        meter: Meter,
+        clock: Callable[[], float],
+    ) -> None:
+        self.language, self.store, self.speculation = language, store, speculation
+        self.meter, self.clock = meter, clock
+        self.open: list[Talk] = []  # they get a slot when there is something to put there
+
+    def close(self, talk: Talk) -> None:
+        """Forget a conversation and whatever it waits for; harmless when it is forgotten already."""
+        if talk in self.open:
+            self.open.remove(talk)
+            for answer in list(talk.answers):
+                self.drop(talk, answer)
+            self._evict(talk)
+            talk.wanted = talk.hearing = None
+
+    # What is going to be asked
+
+    def prepare(self, talk: Talk, instruction: str, history: Sequence[Exchange]) -> None:
+        """Have the past read before the next turn begins, or while it is spoken."""
+        if talk in self.open:
+            talk.instruction, talk.history = instruction, history
+            self._want(talk)
+
+    def listen(self, talk: Talk, hearing: Hearing) -> None:
+        """Read the vectors of an utterance as they come."""
+        talk.hearing, talk.tried = hearing, 0
+
+    def unlisten(self, talk: Talk, hearing: Hearing) -> None:
+        """The utterance is over or given up; what was read of it stays, for the reply."""
+        if talk.hearing is hearing:
+            talk.hearing = None
+
+    def hear(self, talk: Talk, hearing: Hearing) -> None:
+        """Take note that an utterance has other vectors than before; a speculation on the old ones is over."""
+        if talk.hearing is hearing and talk in self.open:
+            self._drop_speculation(talk)
+            self._want(talk)
+
+    def _want(self, talk: Talk) -> None:
+        names = talk.hearing.names if talk.hearing else []
+        try:
+            self.language.gates.of(talk.instruction)
+            plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
+        except CoreError:  # the reply is going to say so
+            talk.wanted = None
+            return
+        if names and talk.hearing:
+            plan = plan.extended(names, talk.hearing.embeds)
+        talk.wanted, talk.wanted_since = plan if self._missing(talk, plan) else None, self.clock()
+
+    # What is asked
+
+    def ask(
+        self,
+        talk: Talk,
+        kind: Kind,
+        instruction: str,
+        history: Sequence[Exchange],
+        sampling: Sampling,
+        sink: Callable[[Piece], None] | None,
+    ) -> Answer | None:
+        """Begin to answer, or hand over what was speculated. None where that failed, as `sink` was told."""
+        try:
+            if talk not in self.open:
+                raise InputError("the conversation is closed")
+            gate = self.language.gates.of(instruction)
+            plan = self.language.planner.plan(history, instruction, sampling.max_tokens)
+        except CoreError as error:
+            if sink:
+                sink(error)
+            return None
+        talk.reply_tokens = sampling.max_tokens
+        if kind == "reply" and (ready := self._adopt(talk, plan, sampling, sink)):
+            return ready
+        self._drop_speculation(talk)
+        talk.wanted = None
+        chooser, spelling = Chooser(sampling), Spelling(self.language.tokenizer, sampling.stop)
+        answer = Answer(kind, plan, sampling, gate, chooser, spelling, self.clock(), sink)
+        talk.answers.append(answer)
+        return answer
+
+    def speculate(self, talk: Talk, instruction: str, history: Sequence[Exchange], sampling: Sampling) -> None:
+        """Begin to answer on the chance that this is what is going to be asked."""
+        self._drop_speculation(talk)
+        queue_wait_ms = 1000 * self.meter.queue_wait_s.value
+        if talk.answers or not self.speculation.permits(talk.tried, queue_wait_ms):
+            return
+        if self.ask(talk, "speculation", instruction, history, sampling, None):
+            talk.tried += 1
+            self.speculation.begun += 1
+
+    def drop(self, talk: Talk, answer: Answer | None) -> None:
+        """Stop an answer at once; what was decoded stays in the slot until something else is wanted there."""
+        if answer in talk.answers:
+            answer.over = True
+            talk.answers.remove(answer)
+            if answer.kind == "speculation":
+                self.speculation.tokens_wasted += answer.tokens
+
+    def _adopt(self, talk: Talk, plan: Plan, sampling: Sampling, sink: Callable[[Piece], None] | None) -> Answer | None:
+        """Take over a speculation that is exactly what is asked now."""
+        for answer in talk.answers:
+            same = answer.plan.keys == plan.keys and answer.plan.instruction == plan.instruction
+            if answer.kind == "speculation" and same and answer.sampling == sampling:
+                self.speculation.used += 1
+                answer.kind, answer.since, answer.sink = "reply", self.clock(), sink
+                held, answer.held = answer.held, []
+                for piece in held:
+                    answer.put(piece)
+                if answer.over:
+                    talk.answers.remove(answer)
+                return answer
+        return None
+
+    def _drop_speculation(self, talk: Talk) -> None:
+        for answer in [answer for answer in talk.answers if answer.kind == "speculation"]:
+            self.drop(talk, answer)
+
+    # The work
+
+    def due(self) -> float | None:
+        """When the most urgent work is due; None: there is none."""
+        return min((due for talk in self.open if (due := self._due(talk)) is not None), default=None)
+
+    def _due(self, talk: Talk) -> float | None:
+        answer = talk.answer
+        if answer is not None:
+            waits = answer.over or (answer.kind == "speculation" and answer.tokens >= self.speculation.limits.tokens)
+            return None if waits or not self._can_have_slot(talk) else answer.due
+        if talk.wanted and self._can_have_slot(talk):
+            return talk.wanted_since + (LISTENING_DUE_S if talk.hearing else HISTORY_DUE_S)
+        return None
+
+    def _missing(self, talk: Talk, plan: Plan) -> int:
+        """Positions of a plan that are not in the slot."""
+        slot = talk.slot
+        if slot is None or slot.gate != plan.instruction:
+            return len(plan.keys)
+        if slot.keys[: len(plan.keys)] == plan.keys:
+            return 0
+        same = next((i for i, (a, b) in enumerate(zip(slot.keys, plan.keys, strict=False)) if a != b), None)
+        return len(plan.keys) - (len(slot.keys) if same is None else same)
+
+    def step(self) -> float:
+        """Read and decode one step for all that is due first; returns since when the first of it waited."""
+        ready = [(due, talk) for talk in self.open if (due := self._due(talk)) is not None]
+        ready.sort(key=lambda entry: entry[0])
+        first = ready[0][1]
+        since = first.answer.since if first.answer else first.wanted_since
+        chosen: list[tuple[Talk, Row]] = []
+        room, hurry = MAX_PREFILL, False
+        for _, talk in ready:
+            answer = talk.answer
+            reads = answer is None or answer.next_token is None
+            if (reads and (room <= 0 or hurry)) or len(chosen) >= MAX_ANSWERS or not self._give_slot(talk):
+                continue
+            row = self._row_or_fail(talk, room)
+            if row is None:
+                continue
+            room -= len(row.keys) if reads else 0
+            hurry = hurry or (reads and answer is not None and answer.kind == "reply")
+            chosen.append((talk, row))
+        self._run([(talk, row) for talk, row in chosen if talk.slot is row.slot])  # who lost it meanwhile waits
+        return since
+
+    def _row_or_fail(self, talk: Talk, room: int) -> Row | None:
+        try:
+            return self._row(talk, room)
+        except (RuntimeError, ValueError) as error:  # torch: vectors that do not fit
+            log.exception("a reply failed")
+            self._fail(talk, CoreError(f"decoding failed: {error}"))
+            return None
+
+    def _row(self, talk: Talk, room: int) -> Row:
+        """What a conversation adds in this step."""
+        answer, slot = talk.answer, talk.slot
+        assert slot is not None
+        talk.used = self.clock()
+        if answer and answer.next_token is not None:
+            return Row(slot, [answer.next_token], self.language.llama.embed([answer.next_token]), answer.gate)
+        plan = answer.plan if answer else talk.wanted
+        assert plan is not None
+        start = slot.keep_common(plan.keys, plan.instruction)
+        if start == len(plan.keys):  # all is there; its last position tells the first token
+            start -= 1
+            del slot.keys[start:]
+        end = min(len(plan.keys), start + room)
+        gate = answer.gate if answer else self.language.gates.of(plan.instruction)
+        return Row(slot, plan.keys[start:end], plan.inputs(self.language.llama, start, end), gate)
+
+    def _run(self, chosen: list[tuple[Talk, Row]]) -> None:
+        if not chosen:
+            return
+        try:
+            states = self.language.llama.step(self.store, [row for _, row in chosen])
+            ends = torch.tensor([len(row.keys) for _, row in chosen]).cumsum(0) - 1
+            logits = self.language.llama.logits(states[ends.to(states.device)])
+        except (RuntimeError, ValueError) as error:  # torch: one is at fault, and the others go on
+            if len(chosen) > 1:
+                for one in chosen:
+                    self._run([one])
+            else:
+                log.exception("a reply failed")
+                self._fail(chosen[0][0], CoreError(f"decoding failed: {error}"))
+            return
+        for (talk, _), row_logits in zip(chosen, logits, strict=True):
+            answer, slot = talk.answer, talk.slot
+            if not answer and slot and talk.wanted and len(slot.keys) >= len(talk.wanted.keys):
+                talk.wanted = None
+            if answer and slot and (answer.next_token is not None or len(slot.keys) >= len(answer.plan.keys)):
+                self._take_token(talk, answer, row_logits)
+
+    def _take_token(self, talk: Talk, answer: Answer, logits: Tensor) -> None:
+        answer.since = self.clock()
+        try:
+            token = answer.chooser.choose(logits)
+        except CoreError as error:
+            self._fail(talk, error)
+            return
+        if token != self.language.end_id:
+            answer.tokens += 1
+            answer.next_token = token
+            if text := answer.spelling.add(token):
+                answer.put(text)
+            if not answer.spelling.stopped and answer.tokens < answer.sampling.max_tokens:
+                return
+        if text := answer.spelling.finish():
+            answer.put(text)
+        self._end(talk, answer, None)
+
+    def _fail(self, talk: Talk, error: CoreError) -> None:
+        """The answer under way fails, or what was to be read ahead is left; the slot may hold anything now."""
+        talk.wanted = None
+        if talk.slot:
+            talk.slot.keys.clear()
+        if talk.answer:
+            self._end(talk, talk.answer, error)
+
+    def _end(self, talk: Talk, answer: Answer, last: CoreError | None) -> None:
+        answer.over = True
+        answer.put(last)
+        if answer.kind != "speculation":  # that one stays until it is wanted or dropped
+            talk.answers.remove(answer)
+
+    # Slots
+
+    def _can_have_slot(self, talk: Talk) -> bool:
+        return talk.slot is not None or self.store.held < self.store.slots or self._victim(talk) is not None
+
+    def _give_slot(self, talk: Talk) -> bool:
+        if talk.slot is None and self.store.held == self.store.slots and (victim := self._victim(talk)):
+            self._evict(victim)
+            self.meter.evictions += 1
+        if talk.slot is None and self.store.held < self.store.slots:
+            talk.slot = self.store.acquire()
+        return talk.slot is not None
+
+    def _victim(self, talk: Talk) -> Talk | None:
+        """Who can do without a slot: for a reply whoever nobody waits for, else only those that rest."""
+        others = [other for other in self.open if other.slot and other is not talk and not other.pinned]
+        if talk.answer is None or talk.answer.kind != "reply":
+            others = [other for other in others if other.hearing is None and not other.answers]
+        return min(others, key=lambda other: other.used, default=None)
+
+    def _evict(self, talk: Talk) -> None:
+        """Take a slot away; the conversation's history is its journal, from which it is read again."""
+        self._drop_speculation(talk)
+        if talk.slot:
+            self.store.release(talk.slot)
+            talk.slot = None
