@@ -119,7 +119,7 @@ class ExampleMaker:
             torch.tensor([self.speaker_id(clip, k) for clip, k in zip(clips, speeds, strict=True)]),
         )
         if with_prompts:
-            past_turns = self.rng.choice((0, 0, 1, 1, 2))  # for all, so that lengths stay alike
+            past_turns = self.rng.choice((0, 1, 1, 2))  # for all, so that lengths stay alike
             for clip in clips:
                 self.add_task(batch, clip, past_turns)
         return batch
@@ -134,7 +134,7 @@ class ExampleMaker:
             self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {clip.text}")
             return
         scene, speakers = Scene(), self.rng.randint(0, 3)
-        asked = bool(event.digit) and past_turns > 0 and self.rng.random() < 0.6  # how many, just before
+        asked = bool(event.digit) and past_turns > 0 and self.rng.random() < 0.8  # how many, just before
         history = self.writer.history(scene, past_turns - asked, speakers)
         if asked:
             history.append(self.writer.ordered(scene, speakers))
