@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.core.tiny import tiny_config, tiny_model, write_tokenizer
 from wavllm_core.checkpoint import load_tokenizer, save
-from wavllm_core.errors import InputError
+from wavllm_core.errors import CheckpointError, InputError
 from wavllm_core.prompt import PromptTemplate, Turn
 from wavllm_core.speech import Encoded
 from wavllm_core.train import synthesis
@@ -26,7 +26,7 @@ from wavllm_core.train.batches import Batch, ExampleMaker
 from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
-from wavllm_core.train.losses import Heads, word_loss
+from wavllm_core.train.losses import Heads, gates, word_loss
 from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
 from wavllm_core.train.recipe import Recipe, load_recipe
 
@@ -124,7 +124,7 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
 def test_every_recipe_of_the_project_is_readable() -> None:
     recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("[0-9]*.yaml"))
     assert [load_recipe(path, Recipe).out.name for path in recipes] == [path.stem for path in recipes]
-    assert len(recipes) == 11
+    assert len(recipes) == 12
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
@@ -226,6 +226,22 @@ def test_a_run_starts_from_a_shipped_checkpoint(tmp_path: Path) -> None:
     assert not torch.equal(trainer.heads.phonemes.weight, heads)
 
 
+def test_what_a_run_cannot_start_from_is_named(tmp_path: Path) -> None:
+    def start(**changes: object) -> None:
+        Trainer(load_recipe(write_recipe(tmp_path, **changes), Recipe))
+
+    with pytest.raises(InputError, match=r"init: .*absent\.pt: no such checkpoint"):
+        start(init=[str(tmp_path / "absent.pt")])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file|config\.json: no such file"):
+        start(init=[str(tmp_path)])
+    with pytest.raises(InputError, match="init_only: 1 lists for 2 checkpoints"):
+        start(init=["a.pt", "b.pt"], init_only=[["llm."]])
+    other = {"model": {"projection.weight": torch.zeros(2, 2)}, "heads": {}}
+    torch.save(other, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: does not fit .*model\.json: .*projection\.weight"):
+        start(init=[str(tmp_path / "other.pt")])
+
+
 def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Trainer(load_recipe(write_recipe(tmp_path / "whole", steps=6, save_every=3), Recipe))
     whole.run()
@@ -261,6 +277,16 @@ def test_speeds_make_speakers_of_their_own(tmp_path: Path) -> None:
     assert min(lengths[0]) > max(lengths[1]) > max(lengths[2])  # half as fast is twice as long
 
 
+@pytest.mark.parametrize(("trim", "samples"), [(0.0, 6_000 + 32_000), (1.0, 6_000)])
+def test_clips_that_are_not_cut_begin_anywhere(tmp_path: Path, trim: float, samples: int) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    nothing, second = (0.0, 0.0), (1.0, 1.0)
+    how = Augmentation(trim=trim, wide_seconds=second, lead_seconds=nothing, tail_seconds=nothing)
+    maker = ExampleMaker(Corpus(tmp_path / "corpus"), template, how, seed=0)
+    assert maker.batch([0], with_prompts=False).samples.item() == pytest.approx(samples, abs=320)
+
+
 def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> None:
     Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
     template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
@@ -273,6 +299,11 @@ def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> Non
         places = iter(heard)
         kept += all(token in places for token in words)  # a subsequence
     assert 25 < kept < 50  # most of the time all of them, not always
+
+
+def test_rows_with_the_same_instruction_share_a_gate() -> None:
+    model, rows = tiny_model(), [[20, 30], [40], [20, 30]]
+    torch.testing.assert_close(gates(model, rows), model.gate_for(rows))
 
 
 def test_word_loss_falls_when_vectors_resemble_the_words(tmp_path: Path) -> None:

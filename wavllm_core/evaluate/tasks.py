@@ -23,7 +23,7 @@ from wavllm_core.train.corpus import Clip, Pcm, for_evaluation, read_pack, speec
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene, Writer
 from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
 
-LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.5  # silence around a clip, as the server's turn detection leaves it
+LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.2  # silence around a clip, as the server's turn detection leaves it
 SEED = 20261122  # of the orders that stand in the history, and of the pairs of voices
 PAIRS_PER_KIND = 20_000
 QUESTIONS_ASKED = 200

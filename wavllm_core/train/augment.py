@@ -39,6 +39,7 @@ class Augmentation:
     trim: float = 0.0  # share of batches whose clips are cut to their speech
     lead_seconds: tuple[float, float] = (0.0, 0.3)  # background before it, as the server's prefix padding has it
     tail_seconds: tuple[float, float] = (0.0, 0.6)  # and after, as its wait for the end of speech has it
+    wide_seconds: tuple[float, float] = (0.0, 0.0)  # more of both around clips that are not cut: speech begins anywhere
     crop_seconds: float | None = None  # a random stretch of longer clips, where only the voice matters
 
 

@@ -74,7 +74,11 @@ class ExampleMaker:
         how, rng = self.augmentation, self.rng
         x: Waveform = self.corpus.pcm(index).astype(np.float32) / np.float32(32768)
         lead, tail = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
-        x = cut(x, self.corpus.spans[index], lead, tail) if trimmed else np.pad(x, (lead, tail))
+        if trimmed:
+            x = cut(x, self.corpus.spans[index], lead, tail)
+        else:
+            more_lead, more_tail = (int(rng.uniform(*how.wide_seconds) * SAMPLE_RATE) for _ in range(2))
+            x = np.pad(x, (lead + more_lead, tail + more_tail))
         if voice_speed != 1.0:
             x = faster(x, voice_speed)
         if how.crop_seconds is not None and len(x) > (kept := int(how.crop_seconds * SAMPLE_RATE)):
@@ -115,7 +119,7 @@ class ExampleMaker:
             torch.tensor([self.speaker_id(clip, k) for clip, k in zip(clips, speeds, strict=True)]),
         )
         if with_prompts:
-            past_turns = self.rng.choice((0, 0, 1, 1, 2))  # for all, so that lengths stay alike
+            past_turns = self.rng.choice((0, 1, 1, 2))  # for all, so that lengths stay alike
             for clip in clips:
                 self.add_task(batch, clip, past_turns)
         return batch
@@ -130,7 +134,7 @@ class ExampleMaker:
             self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {clip.text}")
             return
         scene, speakers = Scene(), self.rng.randint(0, 3)
-        asked = bool(event.digit) and past_turns > 0 and self.rng.random() < 0.6  # how many, just before
+        asked = bool(event.digit) and past_turns > 0 and self.rng.random() < 0.8  # how many, just before
         history = self.writer.history(scene, past_turns - asked, speakers)
         if asked:
             history.append(self.writer.ordered(scene, speakers))

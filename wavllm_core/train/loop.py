@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from wavllm_core.acoustic import init_as_filterbank
 from wavllm_core.checkpoint import load, load_tokenizer
 from wavllm_core.config import RollingConfig
+from wavllm_core.errors import InputError
 from wavllm_core.model import RollingWavLLM
 from wavllm_core.prompt import PromptTemplate
 from wavllm_core.speech import Encoded
@@ -59,20 +60,25 @@ class Trainer:
         self.resume()
 
     def start_from(self, recipe: Recipe) -> None:
-        """Take over weights of earlier stages."""
-        for i, path in enumerate(recipe.init):
-            saved = {"model": load(path).tensors, "heads": {}} if path.is_dir() else torch.load(path, weights_only=True)
-            wanted = recipe.init_only[i] if recipe.init_only else ("",)
-            taken = {name: value for name, value in saved["model"].items() if name.startswith(wanted)}
-            missing = self.model.load_state_dict(taken, strict=False).unexpected_keys
-            shapes = {name: value.shape for name, value in self.heads.state_dict().items()}
-            heads = {
+        """Take over weights of earlier stages, or of exported folders. Raises InputError for what does not fit."""
+        if recipe.init_only and len(recipe.init_only) != len(recipe.init):
+            raise InputError(f"init_only: {len(recipe.init_only)} lists for {len(recipe.init)} checkpoints")
+        shapes = {name: value.shape for name, value in self.heads.state_dict().items()}
+        for path, wanted in zip(recipe.init, recipe.init_only or repeat(("",)), strict=False):
+            model, heads = read_weights(path)
+            taken = {name: value for name, value in model.items() if name.startswith(wanted)}
+            try:
+                unexpected = self.model.load_state_dict(taken, strict=False).unexpected_keys
+            except RuntimeError as error:
+                told = " ".join(str(error).split())
+                raise InputError(f"init: {path}: does not fit {recipe.model}: {told}") from error
+            fitting = {
                 name: value
-                for name, value in saved["heads"].items()
+                for name, value in heads.items()
                 if f"heads.{name}".startswith(wanted) and value.shape == shapes[name]  # else learned anew
             }
-            self.heads.load_state_dict(heads, strict=False)
-            log.info("%s: took %d tensors, %d unexpected", path, len(taken), len(missing))
+            self.heads.load_state_dict(fitting, strict=False)
+            log.info("%s: took %d tensors, %d unexpected", path, len(taken), len(unexpected))
 
     def groups(self) -> list[dict[str, Any]]:
         """Weight decay on matrices, none on vectors."""
@@ -270,3 +276,16 @@ class Trainer:
         log.info(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
         with (self.recipe.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's and the heads' tensors of a training checkpoint; an exported folder has no heads.
+
+    Raises InputError for a path that is not there, CheckpointError as `load` does.
+    """
+    if path.is_dir():
+        return load(path).tensors, {}
+    if not path.is_file():
+        raise InputError(f"init: {path}: no such checkpoint")
+    saved = torch.load(path, weights_only=True)
+    return saved["model"], saved["heads"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -86,13 +87,19 @@ def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float) -> 
 def reply_loss(model: RollingWavLLM, encoded: Encoded | None, batch: Batch, use_gate: bool) -> tuple[Tensor, Tensor]:
     """Cross-entropy per target token, and the share of target tokens that are right."""
     inputs, wanted = sequences(model, encoded, batch)
-    gate = gated(model.llm, model.gate_for(batch.instructions)) if use_gate else nullcontext()
+    gate = gated(model.llm, gates(model, batch.instructions)) if use_gate else nullcontext()
     llama = model.llm.get_base_model()
     with gate:
         states = llama.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
     at = wanted != IGNORED
     logits = llama.lm_head(states[at])
     return F.cross_entropy(logits, wanted[at]), (logits.argmax(-1) == wanted[at]).float().mean()
+
+
+def gates(model: RollingWavLLM, instructions: Sequence[Sequence[int]]) -> Tensor:
+    """The gate of each row, (batch, llm dim); each instruction goes through the language model once."""
+    different = {tuple(row): i for i, row in enumerate(dict.fromkeys(map(tuple, instructions)))}
+    return model.gate_for(list(different))[[different[tuple(row)] for row in instructions]]
 
 
 def sequences(model: RollingWavLLM, encoded: Encoded | None, batch: Batch) -> tuple[Tensor, Tensor]:
