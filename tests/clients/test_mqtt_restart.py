@@ -1,0 +1,54 @@
+"""What a broker's or a server's death costs: time, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from clients.device import MqttDevice
+from tests.clients.brokers import Mosquitto
+from tests.clients.gateways import QUICK, Log, gateway_running
+from tests.clients.scripted_server import ScriptedServer
+
+DEVICES, LINES, RESTARTS = 4, 30, 5
+
+
+@pytest.mark.needs("mosquitto")
+async def test_over_restarts_of_the_broker_every_line_is_answered_once(tmp_path: Path) -> None:
+    """Under load; every second time the broker is killed and forgets what it had not written down."""
+    log, mosquitto = Log(), Mosquitto(tmp_path)
+    replies: dict[str, list[str]] = {}
+
+    async def ask_all(device: MqttDevice) -> None:
+        replies[device.name] = []
+        for number in range(LINES):
+            line = f"{device.name} {number}"
+            reply = await device.ask(line, line)
+            assert reply["id"] == line
+            replies[device.name].append(reply["text"])
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(mosquitto.running())
+        server = await stack.enter_async_context(ScriptedServer().running())
+        await stack.enter_async_context(gateway_running(mosquitto.address, server.url))
+        devices = [
+            await stack.enter_async_context(
+                MqttDevice(f"device-{number}", mosquitto.address, log, QUICK, repeat_s=0.2).connected()
+            )
+            for number in range(DEVICES)
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            for device in devices:
+                tasks.create_task(ask_all(device))
+            for restart in range(RESTARTS):
+                await log.until("reply", (restart + 1) * DEVICES * LINES // (RESTARTS + 1))
+                await mosquitto.stop(kill=restart % 2 == 1)
+                await mosquitto.start()
+    assert replies == {
+        f"device-{number}": [f"you wrote device-{number} {line}" for line in range(LINES)] for number in range(DEVICES)
+    }
+    assert len(log.of("reply")) == DEVICES * LINES
+    assert server.turns == DEVICES * LINES, "the model was asked more than once for one line"
