@@ -121,7 +121,7 @@ def split(topic: str) -> tuple[str, str]:
 
 def encode(values: Values) -> bytes:
     """JSON, as small as it gets."""
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
 
 
 def error_values(error: ProtocolError) -> Values:

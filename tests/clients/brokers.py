@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 from amqtt.broker import Broker
 
 from clients.mqtt.broker import BrokerAddress
+from tests.conftest import SEARCH_PATH
 
-MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or "mosquitto"
+MOSQUITTO = shutil.which("mosquitto", path=SEARCH_PATH) or "mosquitto"
 START_SECONDS = 10
 
 
