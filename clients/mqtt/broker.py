@@ -185,7 +185,10 @@ class Link:
 
 
 def _is_hopeless(error: BaseException) -> bool:
-    return isinstance(error, MqttCodeError) and isinstance(error.rc, ReasonCode) and error.rc.getName() in HOPELESS
+    """Whether somebody has to change something before another attempt makes sense."""
+    if isinstance(error, MqttCodeError):
+        return isinstance(error.rc, ReasonCode) and error.rc.getName() in HOPELESS
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)  # all that is left of the exception's class
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext:
