@@ -1,7 +1,7 @@
 """`wavllm device`: a reference device, which speaks and types over MQTT and prints what comes back.
 
 Shows what a device has to do: count its samples, give every line an id, repeat it until the reply is there.
-Knows topics and the broker; no server.
+A reply that confirms an order sets its coffee machine going. Knows topics and the broker; no server.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import new_id
+from clients.coffee import confirmed_coffee
 from clients.display import latency_line
 from clients.file import CHUNK_SAMPLES, LEAD_SECONDS, Line
 from clients.mqtt import topics
@@ -166,22 +167,11 @@ async def run_device(
         topics.check_device(name)
     except ProtocolError as error:
         raise ClientError(error.message) from error
-
-    missing: set[str] = set()
-    complete = asyncio.Event()
-
-    def show(channel: str, values: Values) -> None:
-        console.print(f"{channel:>10}  {_told(channel, values)}", style=STYLES.get(channel, "dim"))
-        missing.discard(channel)
-        if not missing:
-            complete.set()
-
-    answered = 0
-    async with MqttDevice(name, address, show).connected() as device:
+    answered, screen = 0, _Screen(console)
+    async with MqttDevice(name, address, screen.show).connected() as device:
         for line in lines:
             console.print(f"\n{line.caption or line.text}", style="bold")
-            missing.update(["reply", "latency"] if line.waveform is None else ["reply", "latency", "transcript"])
-            complete.clear()
+            screen.expect("reply", "latency", *(["transcript"] if line.waveform is not None else []))
             reply = await _say(device, line, patience_s)
             if reply is None:
                 console.print(f"no answer within {patience_s:g} s", style="red")
@@ -189,8 +179,29 @@ async def run_device(
             answered += reply.get("status") == "completed"
             with suppress(TimeoutError):
                 async with asyncio.timeout(REST_S):
-                    await complete.wait()
+                    await screen.complete.wait()
     return answered == len(lines)
+
+
+class _Screen:
+    """Prints what the device is told, and makes coffee."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._missing: set[str] = set()
+        self.complete = asyncio.Event()  # all that was expected has come
+
+    def expect(self, *channels: str) -> None:
+        self._missing = set(channels)
+        self.complete.clear()
+
+    def show(self, channel: str, values: Values) -> None:
+        self._console.print(f"{channel:>10}  {_told(channel, values)}", style=STYLES.get(channel, "dim"))
+        if channel == "reply" and (coffee := confirmed_coffee(str(values.get("text")))):
+            self._console.print(f"{'machine':>10}  brews {coffee}", style="bold yellow")
+        self._missing.discard(channel)
+        if not self._missing:
+            self.complete.set()
 
 
 async def _say(device: MqttDevice, line: Line, patience_s: float) -> Values | None:
