@@ -55,6 +55,25 @@ async def test_a_line_typed_while_a_spoken_turn_is_answered_waits_for_it() -> No
     assert log.of("error") == []
 
 
+async def test_a_line_that_crosses_the_end_of_a_spoken_turn_is_asked_again() -> None:
+    """The server refuses it, because it has begun to answer what the bridge does not know of yet."""
+    engine = ScriptedEngine()
+    engine.go_on.clear()
+    async with running(engine) as port, bridge_running(f"ws://127.0.0.1:{port}/v1/realtime") as (bridge, log):
+        bridge.hear(AudioChunk(0, silence(100)))
+        await log.until("state", 2)
+        bridge.hear(AudioChunk(1_600, speech(400) + silence(600)))
+        for _ in range(3):  # enough to be sent, not enough to be answered
+            await asyncio.sleep(0)
+        bridge.say(Line("typed", "and then"))
+        await log.until("speaker")
+        engine.go_on.set()
+        await log.until("reply", 2)
+    spoken, typed = log.of("reply")
+    assert (spoken["text"], typed["id"], typed["text"]) == ("answer 1 to speech", "typed", "answer 2 to and then")
+    assert log.of("error") == []
+
+
 class TellingEngine(ScriptedEngine):
     """Says when it begins with a reply."""
 
