@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -178,6 +179,7 @@ class Link:
             will=will,
             clean_session=False,
             keepalive=KEEPALIVE_S,
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # Nagle's algorithm costs 40 ms a message
             max_queued_incoming_messages=MAX_ARRIVED,
         )
         client.pending_calls_threshold = WINDOW + 1  # more than that would be a surprise
