@@ -16,7 +16,7 @@ from agent.protocol.errors import ProtocolError
 from clients.mqtt import discovery, topics
 from clients.mqtt.bridge import Bridge, BridgeLimits
 from clients.mqtt.broker import Arrived, BrokerAddress, Link
-from clients.mqtt.retry import Backoff
+from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import GATEWAY, ROOT, AudioChunk, Line, Message, Values, encode, error_values
 from clients.realtime import DEFAULT_URL, ClientError
 
@@ -67,9 +67,12 @@ class Gateway:
             await self._introduce_all()
             on_ready()
 
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            await self._link.run(self.receive, greet)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                await self._link.run(self.receive, greet)
+        except ExceptionGroup as group:
+            raise first(group) from group
 
     def receive(self, message: Arrived) -> None:
         """Take a message of the broker to where it belongs; bad ones are answered by an error."""

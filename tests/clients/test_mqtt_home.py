@@ -107,9 +107,8 @@ async def test_the_password_counts(tmp_path: Path) -> None:
         right, wrong = parse_broker(url, "secret"), parse_broker(url, "guess")
         async with gateway_running(right, server.url), MqttDevice("kitchen", right).connected() as device:
             assert (await device.ask("hello"))["status"] == "completed"
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(ClientError, match=f"127.0.0.1:{broker.port} refuses us: .*Not authorized"):
             await Gateway(wrong, GatewaySettings(server.url)).run()
-        assert caught.group_contains(ClientError, match=f"127.0.0.1:{broker.port} refuses us: .*Not authorized")
         with pytest.raises(ClientError, match="refuses us"):
             async with MqttDevice("kitchen", wrong).connected():
                 pass
