@@ -8,7 +8,6 @@ given a way to publish.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,8 +23,6 @@ from clients.realtime import SAMPLE_RATE, ClientError, Conversation, Event, conn
 MAILBOX_MESSAGES: Final = 64  # overflow: lines are refused, the server waits
 ALREADY_ANSWERING: Final = "conversation_already_has_active_response"
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +206,6 @@ class Bridge:
         """Tell it once; a line without an answer is asked anew, but not for ever."""
         self._talk = None
         if not self._unreachable:
-            log.warning("%s", why)
             await self._complain("server_unreachable", str(why))
         self._unreachable = True
         if self._lines.asked and self._lines.hopeless:

@@ -8,7 +8,7 @@ from clients.mqtt.topics import GATEWAY, Message, encode, topic
 
 DEFAULT_PREFIX: Final = "homeassistant"
 MAX_STATE_CHARS: Final = 255  # of a sensor; the whole text stands in its attributes
-ORIGIN: Final = {"name": "wavllm-agent", "url": "https://arxiv.org/abs/2404.00656"}
+ORIGIN: Final = {"name": "wavllm-agent"}
 SAY: Final = """{"id": "{{ 'ha-%s' % now().timestamp() }}", "text": {{ value | tojson }}}"""
 
 

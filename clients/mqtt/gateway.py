@@ -110,6 +110,8 @@ class Gateway:
 
     def _new_bridge(self, device: str) -> Bridge:
         async def publish(channel: str, values: Values) -> None:
+            if channel == "error":
+                self._log_once(device, values["code"], values["message"])
             message = Message(topics.topic(device, channel), encode(values), retain=channel == "state")
             await self._link.outbox.put(message)
 
@@ -134,6 +136,9 @@ class Gateway:
 
     def _complain(self, device: str, error: ProtocolError) -> None:
         self._link.outbox.offer(Message(topics.topic(device, "error"), encode(error_values(error))))
-        if (device, error.code) not in self._logged and len(self._logged) < MAX_LOGGED:
-            self._logged.add((device, error.code))
-            log.warning("%s: %s (told once)", device, error.message)
+        self._log_once(device, error.code, error.message)
+
+    def _log_once(self, device: str, code: str, message: str) -> None:
+        if (device, code) not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add((device, code))
+            log.warning("%s: %s (told once)", device, message)

@@ -5,22 +5,30 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from aiomqtt import Client, Message
 
 from clients.device import MqttDevice
 from clients.mqtt.broker import BrokerAddress, parse_broker
+from clients.mqtt.discovery import discovery
 from clients.mqtt.gateway import Gateway, GatewaySettings
+from clients.mqtt.topics import Line
 from clients.realtime import ClientError
 from tests.clients.brokers import Mosquitto
 from tests.clients.gateways import QUICK, gateway_running
 from tests.clients.scripted_server import ScriptedServer
+
+ROOT = Path(__file__).parents[2]
 
 
 @asynccontextmanager
@@ -97,6 +105,28 @@ async def test_the_status_tells_whether_the_gateway_is_there(tmp_path: Path) -> 
         async with gateway_running(broker.address, "ws://127.0.0.1:9/"):
             assert (await arrival(home)).payload == b"online"
         assert (await arrival(home)).payload == b"offline"
+
+
+@pytest.mark.needs("mosquitto")
+async def test_the_command_says_goodbye_when_it_is_interrupted(tmp_path: Path) -> None:
+    async with Mosquitto(tmp_path).running() as broker, listening(broker.address, "wavllm/1/gateway/status") as home:
+        gateway = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "agent", "mqtt", "--broker", f"mqtt://{broker.address}", cwd=ROOT
+        )
+        async with asyncio.timeout(15):
+            assert (await anext(home.messages)).payload == b"online"
+            gateway.send_signal(signal.SIGINT)
+            assert await gateway.wait() == 0
+        assert (await arrival(home)).payload == b"offline"
+
+
+def test_what_home_assistant_says_becomes_a_line() -> None:
+    say = json.loads(discovery("kitchen").payload)["components"]["say"]
+    template = jinja2.Template(say["command_template"])
+    payload = template.render(value='say "hi" to {{ you }}', now=lambda: datetime(2026, 11, 25))
+    line = Line.decode(payload.encode())
+    assert line.text == 'say "hi" to {{ you }}'
+    assert line.id == f"ha-{datetime(2026, 11, 25).timestamp()}"
 
 
 @pytest.mark.needs("mosquitto")

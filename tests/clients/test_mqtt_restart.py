@@ -13,7 +13,7 @@ from tests.clients.brokers import Mosquitto
 from tests.clients.gateways import QUICK, Log, gateway_running
 from tests.clients.scripted_server import ScriptedServer
 
-DEVICES, LINES, RESTARTS = 4, 30, 5
+DEVICES, LINES, RESTARTS = 8, 50, 20
 
 
 @pytest.mark.needs("mosquitto")
