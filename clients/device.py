@@ -128,7 +128,8 @@ class MqttDevice:
             return
         if values.get("id") in self._unanswered:
             _, reply = self._unanswered.pop(values["id"])
-            reply.set_result(values)
+            if not reply.done():  # given up at this moment
+                reply.set_result(values)
         elif self._spoken and not self._spoken.done():
             self._spoken.set_result(values)
 
@@ -146,7 +147,8 @@ class MqttDevice:
     async def _keep_repeating(self) -> None:
         while True:
             await asyncio.sleep(self._repeat_s)
-            await self._repeat_lines()
+            if self._link.outbox.empty:  # else they are on their way
+                await self._repeat_lines()
 
     async def _repeat_lines(self) -> None:
         for line, _ in list(self._unanswered.values()):

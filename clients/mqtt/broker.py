@@ -87,7 +87,10 @@ class Arrived:
 
 
 class Link:
-    """Publishes what is in `outbox` and hands on what arrives, over as many connections as it takes."""
+    """Publishes what is in `outbox` and hands on what arrives, over as many connections as it takes.
+
+    persistent: the broker keeps what arrives for us while we are away
+    """
 
     def __init__(
         self,
@@ -95,11 +98,13 @@ class Link:
         client_id: str,
         topics: Sequence[str],
         *,
+        persistent: bool = False,
         will: Message | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self.outbox = Outbox()
-        self._address, self._client_id, self._topics, self._will = address, client_id, topics, will
+        self._address, self._client_id, self._topics = address, client_id, topics
+        self._persistent, self._will = persistent, will
         self._backoff = backoff or Backoff()
         self._client: Client | None = None  # while connected
 
@@ -177,7 +182,7 @@ class Link:
             password=self._address.password,
             tls_context=self._address.tls,
             will=will,
-            clean_session=False,
+            clean_session=not self._persistent,
             keepalive=KEEPALIVE_S,
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # Nagle's algorithm costs 40 ms a message
             max_queued_incoming_messages=MAX_ARRIVED,

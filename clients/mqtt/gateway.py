@@ -52,7 +52,9 @@ class Gateway:
         self._home = f"{settings.discovery_prefix}/status" if settings.discovery_prefix else None
         subscriptions = [f"{ROOT}/+/{channel}" for channel in topics.UP] + ([self._home] if self._home else [])
         will = Message(STATUS, b"offline", retain=True)
-        self._link = Link(address, CLIENT_ID, subscriptions, will=will, backoff=settings.broker_backoff)
+        self._link = Link(
+            address, CLIENT_ID, subscriptions, persistent=True, will=will, backoff=settings.broker_backoff
+        )
         self._bridges: dict[str, Bridge] = {}
         self._logged: set[tuple[str, str]] = set()
 

@@ -13,6 +13,7 @@ import pytest
 from aiomqtt import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.asyncio.server import ServerConnection
 
 from clients.device import MqttDevice
 from clients.mqtt.broker import Arrived, BrokerAddress
@@ -126,6 +127,37 @@ async def test_more_lines_than_can_wait_are_refused_by_id(tmp_path: Path) -> Non
         for task in asking:
             task.cancel()
     assert (error["code"], error["id"]) == ("too_many_lines", "line 17")
+
+
+class GarblingServer(ScriptedServer):
+    """Its first conversation makes no sense."""
+
+    garbled = False
+
+    async def converse(self, socket: ServerConnection) -> None:
+        if not self.garbled:
+            self.garbled = True
+            await socket.send(json.dumps({"type": "session.created"}))
+            await socket.recv()
+            await socket.send(json.dumps({"type": "session.updated"}))
+            await socket.recv()
+            await socket.send(json.dumps({"type": "response.created"}))
+        await super().converse(socket)
+
+
+async def test_a_server_that_makes_no_sense_costs_one_conversation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        Mosquitto(tmp_path).running() as broker,
+        GarblingServer().running() as server,
+        gateway_running(broker.address, server.url),
+        MqttDevice("kitchen", broker.address, backoff=QUICK, repeat_s=0.1).connected() as device,
+    ):
+        assert (await device.ask("hello"))["text"] == "you wrote hello"
+    assert [record.getMessage() for record in caplog.records if record.exc_info and "device" in record.msg] == [
+        "device kitchen failed"
+    ]
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
