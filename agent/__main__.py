@@ -24,13 +24,10 @@ PORT: Final = 8710
 URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
 ANSWERS: Final = Path("runs/infer/answers.jsonl")
 BROKER: Final = "mqtt://127.0.0.1:1883"
-BROKER_PASSWORD: Final = "WAVLLM_MQTT_PASSWORD"
 Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
 Broker = Annotated[
     str,
-    typer.Option(
-        metavar="URL", help=f"mqtt://[USER@]HOST[:PORT], or mqtts:// for TLS; the password is in {BROKER_PASSWORD}."
-    ),
+    typer.Option(metavar="URL", help="mqtt://[USER@]HOST[:PORT], or mqtts: for TLS; password in WAVLLM_MQTT_PASSWORD."),
 ]
 Certificates = Annotated[Path | None, typer.Option(help="File of certificates to trust, instead of the system's.")]
 
@@ -135,11 +132,11 @@ def mqtt(
     logging.getLogger().setLevel(logging.INFO)
     with _told_what_to_install("mqtt"):
         from clients.mqtt.bridge import BridgeLimits
-        from clients.mqtt.broker import parse_broker
+        from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
         from clients.mqtt.gateway import Gateway, GatewaySettings
 
     settings = GatewaySettings(url, max_devices, discovery_prefix, BridgeLimits(idle_seconds))
-    gateway = Gateway(parse_broker(broker, os.environ.get(BROKER_PASSWORD), ca), settings)
+    gateway = Gateway(parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca), settings)
     with suppress(KeyboardInterrupt):
         asyncio.run(gateway.run())
 
@@ -156,9 +153,9 @@ def device(
     with _told_what_to_install("mqtt"):
         from clients.device import run_device
         from clients.file import parse_lines
-        from clients.mqtt.broker import parse_broker
+        from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
 
-    address = parse_broker(broker, os.environ.get(BROKER_PASSWORD), ca)
+    address = parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca)
     if not asyncio.run(run_device(name, parse_lines(lines), _console(), address, patience)):
         raise typer.Exit(1)
 
