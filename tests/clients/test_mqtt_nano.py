@@ -26,7 +26,7 @@ from wavllm_core.engine.live import LiveEngine
 @pytest.fixture
 def engine() -> LiveEngine:
     """Loaded before there is an event loop that it would block."""
-    return LiveEngine.load(NANO, threads=1)
+    return LiveEngine.load(NANO)
 
 
 @asynccontextmanager
