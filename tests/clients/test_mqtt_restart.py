@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from aiomqtt import Client
 
 from clients.device import MqttDevice
 from tests.clients.brokers import Mosquitto
@@ -52,3 +54,22 @@ async def test_over_restarts_of_the_broker_every_line_is_answered_once(tmp_path:
     }
     assert len(log.of("reply")) == DEVICES * LINES
     assert server.turns == DEVICES * LINES, "the model was asked more than once for one line"
+
+
+@pytest.mark.needs("mosquitto")
+async def test_a_line_waits_on_the_broker_for_a_gateway_that_is_away(tmp_path: Path) -> None:
+    """Even for one that does not repeat itself, over a broker that ends in good order."""
+    mosquitto = Mosquitto(tmp_path)
+    async with mosquitto.running(), ScriptedServer().running() as server:
+        async with gateway_running(mosquitto.address, server.url):
+            pass
+        async with Client(mosquitto.address.host, mosquitto.address.port) as device:
+            await device.publish("wavllm/1/hall/text", b'{"id": "7", "text": "hello"}', qos=1)
+        await mosquitto.stop()
+        await mosquitto.start()
+        async with Client(mosquitto.address.host, mosquitto.address.port) as device:
+            await device.subscribe("wavllm/1/hall/reply", qos=1)
+            async with gateway_running(mosquitto.address, server.url), asyncio.timeout(5):
+                reply = await anext(device.messages)
+    assert json.loads(bytes(reply.payload))["text"] == "you wrote hello"  # type: ignore[arg-type]
+    assert server.turns == 1
