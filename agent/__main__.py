@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from contextlib import suppress
@@ -22,7 +23,13 @@ from agent.terminal import console, told_what_to_install
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
 URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
+BROKER: Final = "mqtt://127.0.0.1:1883"
 Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
+Broker = Annotated[
+    str,
+    typer.Option(metavar="URL", help="mqtt://[USER@]HOST[:PORT], or mqtts: for TLS; password in WAVLLM_MQTT_PASSWORD."),
+]
+Certificates = Annotated[Path | None, typer.Option(help="File of certificates to trust, instead of the system's.")]
 
 app = typer.Typer(
     help="A voice assistant that hears what was said and who said it.",
@@ -122,6 +129,47 @@ def demo(
     with suppress(KeyboardInterrupt):
         if not run_demo(console(), port, stay):
             raise typer.Exit(1)
+
+
+@app.command()
+def mqtt(
+    broker: Broker = BROKER,
+    url: Url = URL,
+    ca: Certificates = None,
+    max_devices: Annotated[int, typer.Option(min=1, help="More are refused.")] = 256,
+    idle_seconds: Annotated[float, typer.Option(min=1, help="Of silence, then a conversation is closed.")] = 300.0,
+    discovery_prefix: Annotated[str, typer.Option(help="Of Home Assistant; empty: do without.")] = "homeassistant",
+) -> None:
+    """Serve devices on an MQTT broker until Ctrl-C: the gateway between them and the server."""
+    logging.getLogger().setLevel(logging.INFO)
+    with told_what_to_install("mqtt"):
+        from clients.mqtt.bridge import BridgeLimits
+        from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
+        from clients.mqtt.gateway import Gateway, GatewaySettings
+
+    settings = GatewaySettings(url, max_devices, discovery_prefix, BridgeLimits(idle_seconds))
+    gateway = Gateway(parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca), settings)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(gateway.run())
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def device(
+    name: Annotated[str, typer.Argument(help="Of the device: letters, digits, _ and -.")],
+    lines: Annotated[list[str], typer.Argument(metavar="FILE | --text TEXT ...", help="What to say, in this order.")],
+    broker: Broker = BROKER,
+    ca: Certificates = None,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for a reply.")] = 20.0,
+) -> None:
+    """Be a device: say sound files and typed lines over MQTT, and print what comes back."""
+    with told_what_to_install("mqtt"):
+        from clients.device import run_device
+        from clients.file import parse_lines
+        from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
+
+    address = parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca)
+    if not asyncio.run(run_device(name, parse_lines(lines), console(), address, patience)):
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 BLOCKED_SECONDS = 1.0  # far above what a loop may be blocked for, far below what a busy machine excuses
 
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])  # brokers lie there
+
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONASYNCIODEBUG"] = "1"  # makes event loops report callbacks that block them
@@ -19,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:
-            if shutil.which(name) or ctypes.util.find_library(name):
+            if shutil.which(name, path=SEARCH_PATH) or ctypes.util.find_library(name):
                 continue
             if os.environ.get("REQUIRE_ALL") == "1":
                 pytest.fail(f"{name} is not installed, and REQUIRE_ALL=1", pytrace=False)

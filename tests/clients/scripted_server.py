@@ -37,9 +37,12 @@ def spoken_turn(number: int, transcript: str, reply: str) -> list[Event]:
     ]
 
 
-def answer(response: str, reply: str, status: str = "completed") -> list[Event]:
+def answer(response: str, reply: str, status: str = "completed", metadata: dict[str, str] | None = None) -> list[Event]:
     return [
-        {"type": "response.created", "response": {"id": response, "status": "in_progress"}},
+        {
+            "type": "response.created",
+            "response": {"id": response, "status": "in_progress", "metadata": metadata},
+        },
         *({"type": "response.output_text.delta", "response_id": response, "delta": part} for part in reply),
         {"type": "response.done", "response": {"id": response, "status": status}, "wavllm_latency": LATENCY},
     ]
@@ -74,7 +77,8 @@ class ScriptedServer:
                 text = event["item"]["content"][0]["text"]
             elif event["type"] == "response.create" and not self.mute:
                 self.turns += 1
-                replies = answer(f"resp_{self.turns}", f"you wrote {text}")
+                metadata = event.get("response", {}).get("metadata")
+                replies = answer(f"resp_{self.turns}", f"you wrote {text}", metadata=metadata)
             elif event["type"] == "input_audio_buffer.append":
                 replies = self.listen(np.frombuffer(base64.b64decode(event["audio"]), "<i2"))
             for reply in replies:

@@ -20,7 +20,7 @@ def wavllm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_the_commands() -> None:
     done = wavllm("--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("serve", "play", "talk", "demo"))
+    assert all(command in done.stdout for command in ("serve", "play", "talk", "demo", "mqtt", "device"))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,10 @@ def test_help_names_the_commands() -> None:
             "wavllm: http://here/ is not a WebSocket address",
         ),
         (["serve", "--config", "none.yaml"], "wavllm: none.yaml: cannot be read"),
+        (["mqtt", "--broker", "http://here"], "wavllm: http://here is not the address of a broker"),
+        (["mqtt", "--url", "http://here"], "wavllm: http://here is not a WebSocket address"),
+        (["device", "a/b", "--text", "hello"], "wavllm: device 'a/b': only letters, digits, _ and - make a name"),
+        (["device", "kitchen", "no such file.wav"], "wavllm: no such file.wav: no such file\n"),
         (["talk", "--url", "ws://127.0.0.1:9/v1/realtime"], "wavllm: "),
     ],
 )

@@ -1,0 +1,230 @@
+"""`wavllm device`: a reference device, which speaks and types over MQTT and prints what comes back.
+
+Shows what a device has to do: count its samples, give every line an id, repeat it until the reply is there.
+A reply that confirms an order sets its coffee machine going. Knows topics and the broker; no server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+
+from agent.protocol.errors import ProtocolError
+from agent.protocol.server_events import new_id
+from clients.coffee import confirmed_coffee
+from clients.display import latency_line
+from clients.file import CHUNK_SAMPLES, LEAD_SECONDS, Line
+from clients.mqtt import topics
+from clients.mqtt.broker import Arrived, BrokerAddress, Link
+from clients.mqtt.retry import Backoff, first
+from clients.mqtt.topics import GATEWAY, AudioChunk, Message
+from clients.realtime import SAMPLE_RATE, ClientError, Waveform, to_pcm
+from clients.turns import Latency
+
+REST_S: Final = 2.0  # for the transcript and the figures, which may come after the reply
+REPEAT_S: Final = 10.0  # an unanswered line, in case it or its reply was lost
+MAX_REMEMBERED: Final = 256  # ids of what arrived, to know it when it comes again
+STYLES: Final = {"transcript": "cyan", "reply": "green", "error": "red"}
+
+Values = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+class MqttDevice:
+    """One device; `happened` is told of each message from the gateway once, as channel and values."""
+
+    def __init__(
+        self,
+        name: str,
+        address: BrokerAddress,
+        happened: Callable[[str, Values], None] = lambda channel, values: None,
+        backoff: Backoff | None = None,
+        repeat_s: float = REPEAT_S,
+    ) -> None:
+        self.name = name
+        self._happened, self._repeat_s = happened, repeat_s
+        down = [topics.topic(name, channel) for channel in topics.DOWN]
+        self._link = Link(address, f"wavllm-device-{name}", [*down, topics.topic(GATEWAY, "status")], backoff=backoff)
+        self._unanswered: dict[str, tuple[topics.Line, asyncio.Future[Values]]] = {}
+        self._spoken: asyncio.Future[Values] | None = None  # the reply to what is being said
+        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._next_sample = 0
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[MqttDevice]:
+        """Be on the broker within this block. Raises ClientError when it refuses us."""
+        ready = asyncio.Event()
+
+        async def greet() -> None:
+            ready.set()
+            await self._repeat_lines()
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                link = tasks.create_task(self._link.run(self._receive, greet), name=f"device {self.name}")
+                repeating = tasks.create_task(self._keep_repeating(), name="repeat lines")
+                await ready.wait()
+                yield self
+                link.cancel()
+                repeating.cancel()
+        except ExceptionGroup as group:
+            raise first(group) from group
+
+    async def ask(self, text: str, line_id: str | None = None) -> Values:
+        """Type a line and wait for its reply, over whatever is lost on the way."""
+        line = topics.Line(line_id or new_id("line"), text)
+        reply: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
+        self._unanswered[line.id] = (line, reply)
+        try:
+            await self._send_line(line)
+            return await reply
+        finally:
+            self._unanswered.pop(line.id, None)
+
+    async def speak(self, waveform: Waveform) -> Values:
+        """Stream a sound in real time, as a microphone would, and wait for the reply to it."""
+        loop = asyncio.get_running_loop()
+        self._spoken, due_s = loop.create_future(), loop.time()
+        for start in range(0, len(waveform), CHUNK_SAMPLES):
+            chunk = waveform[start : start + CHUNK_SAMPLES]
+            due_s += len(chunk) / SAMPLE_RATE
+            await asyncio.sleep(due_s - loop.time())
+            await self.send_pcm(to_pcm(chunk))
+        await self.send_pcm(b"")
+        return await self._spoken
+
+    async def send_pcm(self, pcm: bytes) -> None:
+        """Send 16-bit samples at 16 kHz; none at all: nothing more will follow for now. May be lost."""
+        chunk = AudioChunk(self._next_sample, pcm)
+        self._next_sample += chunk.samples
+        await self._link.cast(Message(topics.topic(self.name, "audio"), chunk.encode()))
+
+    def _receive(self, message: Arrived) -> None:
+        channel = message.topic.rpartition("/")[2]
+        if channel == "status":
+            self._happened("gateway", {"state": message.payload.decode(errors="replace")})
+            return
+        try:
+            values = json.loads(message.payload)
+            if not isinstance(values, dict):
+                raise ValueError("not an object")
+        except (ValueError, RecursionError) as error:
+            log.warning("%s: not understood: %s", message.topic, error)
+            return
+        if not self._is_repetition(channel, values.get("id")):
+            self._settle(channel, values)
+            self._happened(channel, values)
+
+    def _settle(self, channel: str, values: Values) -> None:
+        if channel != "reply":
+            return
+        if values.get("id") in self._unanswered:
+            _, reply = self._unanswered.pop(values["id"])
+            if not reply.done():  # given up at this moment
+                reply.set_result(values)
+        elif self._spoken and not self._spoken.done():
+            self._spoken.set_result(values)
+
+    def _is_repetition(self, channel: str, message_id: str | None) -> bool:
+        """Whether it came before: the broker delivers at least once."""
+        if message_id is None or channel == "error":
+            return False
+        key = (channel, message_id)
+        known = key in self._seen
+        self._seen[key] = None
+        if len(self._seen) > MAX_REMEMBERED:
+            self._seen.popitem(last=False)
+        return known
+
+    async def _keep_repeating(self) -> None:
+        while True:
+            await asyncio.sleep(self._repeat_s)
+            if self._link.outbox.empty:  # else they are on their way
+                await self._repeat_lines()
+
+    async def _repeat_lines(self) -> None:
+        for line, _ in list(self._unanswered.values()):
+            await self._send_line(line)
+
+    async def _send_line(self, line: topics.Line) -> None:
+        await self._link.outbox.put(Message(topics.topic(self.name, "text"), line.encode()))
+
+
+async def run_device(
+    name: str, lines: Sequence[Line], console: Console, address: BrokerAddress, patience_s: float = 20.0
+) -> bool:
+    """Say all lines, each after the reply to the one before; returns whether all were answered.
+
+    Raises ClientError when the name cannot be one, or the broker refuses us.
+    """
+    try:
+        topics.check_device(name)
+    except ProtocolError as error:
+        raise ClientError(error.message) from error
+    answered, screen = 0, _Screen(console)
+    async with MqttDevice(name, address, screen.show).connected() as device:
+        for line in lines:
+            console.print(f"\n{line.caption or line.text}", style="bold")
+            screen.expect("reply", "latency", *(["transcript"] if line.waveform is not None else []))
+            reply = await _say(device, line, patience_s)
+            if reply is None:
+                console.print(f"no answer within {patience_s:g} s", style="red")
+                continue
+            answered += reply.get("status") == "completed"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REST_S):
+                    await screen.complete.wait()
+    return answered == len(lines)
+
+
+class _Screen:
+    """Prints what the device is told, and makes coffee."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._missing: set[str] = set()
+        self.complete = asyncio.Event()  # all that was expected has come
+
+    def expect(self, *channels: str) -> None:
+        self._missing = set(channels)
+        self.complete.clear()
+
+    def show(self, channel: str, values: Values) -> None:
+        self._console.print(f"{channel:>10}  {_told(channel, values)}", style=STYLES.get(channel, "dim"))
+        if channel == "reply" and (coffee := confirmed_coffee(str(values.get("text")))):
+            self._console.print(f"{'machine':>10}  brews {coffee}", style="bold yellow")
+        self._missing.discard(channel)
+        if not self._missing:
+            self.complete.set()
+
+
+async def _say(device: MqttDevice, line: Line, patience_s: float) -> Values | None:
+    """The reply to a line; None when there is none within the patience, counted from its end."""
+    with suppress(TimeoutError):
+        if line.waveform is None:
+            async with asyncio.timeout(patience_s):
+                return await device.ask(line.text or "")
+        lead = np.zeros(round(LEAD_SECONDS * SAMPLE_RATE), np.float32)
+        waveform = np.concatenate([lead, line.waveform])
+        async with asyncio.timeout(patience_s + len(waveform) / SAMPLE_RATE):
+            return await device.speak(waveform)
+    return None
+
+
+def _told(channel: str, values: Values) -> str:
+    """A message in words; the gateway may be newer than this device, so nothing is taken for granted."""
+    if channel == "transcript":
+        return f"{values.get('speaker') or 'somebody'}: {values.get('text')}"
+    if channel == "reply":
+        return str(values.get("text") or values.get("error"))
+    if channel == "latency" and isinstance(values.get("first_token_ms"), int | float):
+        return latency_line(Latency(values.get("vad_wait_ms"), values["first_token_ms"], values["total_ms"]))
+    return str(values.get("message") or values.get(channel) or values.get("state") or values)

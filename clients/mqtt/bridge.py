@@ -1,0 +1,306 @@
+"""The conversation of one device with the server, as an actor: one mailbox, and one task that alone decides.
+
+A connection to the server is opened when the device has something to say, kept over losses, and closed when
+nothing has happened for a while. Every line that is accepted gets exactly one reply. Knows no broker: it is
+given a way to publish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent.protocol.errors import ProtocolError
+from clients.mqtt.audio import AudioFeed
+from clients.mqtt.lines import MAX_ATTEMPTS, Lines
+from clients.mqtt.retry import Backoff, first
+from clients.mqtt.topics import AudioChunk, Line, Values, error_values
+from clients.realtime import SAMPLE_RATE, ClientError, Conversation, Event, connect
+
+MAILBOX_MESSAGES: Final = 64  # overflow: lines are refused, the server waits
+ALREADY_ANSWERING: Final = "conversation_already_has_active_response"
+TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeLimits:
+    """What the operator decides for all devices."""
+
+    idle_s: float = 300.0  # without anything said; then the conversation is closed
+    patience_s: float = 60.0  # without a word of a reply; then the server is taken for dead
+    stall_s: float = 0.5  # without audio; then an utterance is taken for over
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class _AudioWaits:
+    """There is audio, and no connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What became of a connection: it was opened, the server said something, it was lost."""
+
+    epoch: int
+    news: Conversation | Event | ClientError
+
+
+@dataclass(slots=True)
+class _Response:
+    """The one under way; nothing of it is published before it is over."""
+
+    id: str
+    line_id: str | None  # None: it answers what was spoken
+    text: str = ""
+
+
+@dataclass(slots=True)
+class _Talk:
+    """What goes on in one conversation with the server."""
+
+    conversation: Conversation
+    heard_s: float  # when the server said something last
+    speaking: bool = False  # an utterance has begun and is not over
+    awaiting: bool = False  # a response to what was spoken
+    asking: bool = False  # a line has been asked and is not answered
+    ask_again: bool = False  # once the response under way is over
+    response: _Response | None = None
+
+    @property
+    def thinking(self) -> bool:
+        return self.awaiting or self.asking or self.response is not None
+
+    async def send(self, event: Event) -> None:
+        with suppress(ClientError):  # whoever reads from the connection reports that it is lost
+            await self.conversation.send(event)
+
+    async def ask(self, line: Line) -> None:
+        """Type a line; complaints about it come back with its id."""
+        self.asking = True
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": line.text}]}
+        await self.send({"type": "conversation.item.create", "event_id": line.id, "item": item})
+        await self.ask_for_reply(line)
+
+    async def ask_for_reply(self, line: Line) -> None:
+        self.ask_again = False
+        await self.send({"type": "response.create", "event_id": line.id, "response": {"metadata": {"line": line.id}}})
+
+
+class Bridge:
+    """Between one device and the server."""
+
+    def __init__(
+        self,
+        url: str,
+        limits: BridgeLimits,
+        publish: Callable[[str, Values], Awaitable[None]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._url, self._limits, self._publish, self._clock = url, limits, publish, clock
+        self._mailbox: asyncio.Queue[Line | _AudioWaits | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._feed = AudioFeed(limits.stall_s, clock)
+        self._lines = Lines()
+        self._talk: _Talk | None = None
+        self._connection: asyncio.Task[None] | None = None
+        self._epoch = 0  # of the connection; what an older one reports is void
+        self._active_s = clock()  # when somebody said something last
+        self._told_state = ""
+        self._unreachable = False
+
+    def hear(self, chunk: AudioChunk) -> None:
+        """Take in audio; never waits."""
+        self._feed.put(chunk)
+        if self._connection is None and not self._mailbox.full():
+            self._mailbox.put_nowait(_AudioWaits())
+
+    def say(self, line: Line) -> None:
+        """Take in a typed line. Raises ProtocolError when there are too many."""
+        if self._mailbox.full():
+            raise ProtocolError("too_many_lines", f"line {line.id!r} is refused: too many messages wait")
+        self._mailbox.put_nowait(line)
+
+    async def run(self) -> None:
+        """Serve the device until cancelled; no task outlives this call."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._tell_state()
+                try:
+                    async with asyncio.timeout_at(self._deadline_s()):
+                        message = await self._mailbox.get()
+                except TimeoutError:
+                    await self._overdue()
+                else:
+                    await self._handle(message)
+                if self._connection is None and (self._lines or not self._feed.empty):
+                    work = self._stay_connected(self._epoch)
+                    self._connection = tasks.create_task(work, name="talk to the server")
+                await self._ask_next()
+
+    @property
+    def state(self) -> Values:
+        """What the device may show, and what its audio has suffered."""
+        talk, feed = self._talk, self._feed
+        if talk is None:
+            name = "unavailable" if self._unreachable else "idle"
+        else:
+            name = "listening" if talk.speaking else "thinking" if talk.thinking else "ready"
+        return {"state": name, "dropped_ms": _ms(feed.dropped_samples), "lost_ms": _ms(feed.lost_samples)}
+
+    async def _tell_state(self) -> None:
+        state = self.state
+        if state["state"] != self._told_state:
+            self._told_state = state["state"]
+            await self._publish("state", state)
+
+    def _deadline_s(self) -> float | None:
+        """When to look at the clock again, should nothing come."""
+        if self._talk and self._talk.asking:
+            return self._talk.heard_s + self._limits.patience_s
+        if self._connection and not self._lines:
+            return max(self._active_s, self._feed.last_put_s) + self._limits.idle_s
+        return None
+
+    async def _overdue(self) -> None:
+        """Close the conversation: nobody says anything, or the server does not answer."""
+        if self._connection:
+            self._connection.cancel()
+        self._connection, self._epoch = None, self._epoch + 1
+        if self._lines.asked:
+            await self._lost(ClientError(f"no answer within {self._limits.patience_s:g} s"))
+        self._talk, self._unreachable = None, False
+
+    async def _handle(self, message: Line | _AudioWaits | _Report) -> None:
+        match message:
+            case Line():
+                await self._accept(message)
+            case _Report(epoch, news) if epoch == self._epoch:
+                if isinstance(news, Conversation):
+                    self._talk, self._unreachable = _Talk(news, self._clock()), False
+                elif isinstance(news, ClientError):
+                    await self._lost(news)
+                elif self._talk:
+                    self._active_s = self._talk.heard_s = self._clock()
+                    await self._hear_server(self._talk, news)
+
+    async def _accept(self, line: Line) -> None:
+        self._active_s = self._clock()
+        try:
+            reply = self._lines.accept(line)
+        except ProtocolError as error:
+            await self._complain(error.code, error.message, line.id)
+        else:
+            if reply is not None:
+                await self._publish("reply", reply)
+
+    async def _ask_next(self) -> None:
+        talk = self._talk
+        if talk and self._lines and not talk.speaking and not talk.thinking:
+            line = self._lines.ask()
+            talk.heard_s = self._clock()
+            await talk.ask(line)
+
+    async def _lost(self, why: ClientError) -> None:
+        """Tell it once; a line without an answer is asked anew, but not for ever."""
+        self._talk = None
+        if not self._unreachable:
+            await self._complain("server_unreachable", str(why))
+        self._unreachable = True
+        if self._lines.asked and self._lines.hopeless:
+            await self._fail(f"no answer in {MAX_ATTEMPTS} attempts: {why}")
+
+    async def _hear_server(self, talk: _Talk, event: Event) -> None:
+        """Take in one event; those that do not concern a device pass by."""
+        kind: str = event["type"]
+        if kind == "input_audio_buffer.speech_started":
+            talk.speaking = True
+        elif kind == "input_audio_buffer.committed":
+            talk.speaking, talk.awaiting = False, True
+        elif kind == "wavllm.speaker":
+            values = {name: event.get(name) for name in ("speaker", "number", "similarity")}
+            await self._publish("speaker", {"id": event["item_id"], **values})
+        elif kind == TRANSCRIPTION + "completed":
+            values = {"text": event["transcript"], "speaker": event.get("speaker")}
+            await self._publish("transcript", {"id": event["item_id"], **values})
+        elif kind == TRANSCRIPTION + "failed":
+            await self._complain("transcription_failed", event["error"]["message"], event["item_id"])
+        elif kind == "response.created":
+            line_id = (event["response"].get("metadata") or {}).get("line")
+            talk.response = _Response(event["response"]["id"], line_id)
+            talk.awaiting = talk.awaiting and line_id is not None
+        elif kind == "response.output_text.delta" and talk.response:
+            talk.response.text += event["delta"]
+        elif kind == "response.done" and talk.response:
+            await self._responded(talk, talk.response, event)
+        elif kind == "error":
+            await self._refused(talk, event["error"])
+
+    async def _responded(self, talk: _Talk, response: _Response, done: Event) -> None:
+        talk.response, asked = None, self._lines.asked
+        details = (done["response"].get("status_details") or {}).get("error") or {}
+        reply = _reply(
+            response.line_id or response.id, done["response"]["status"], response.text, details.get("message")
+        )
+        if response.line_id is None:
+            await self._publish("reply", reply)
+        elif asked and asked.id == response.line_id:
+            talk.asking = False
+            await self._settle(reply)
+        if figures := done.get("wavllm_latency"):
+            await self._publish("latency", {"id": reply["id"], **figures})
+        if talk.ask_again and asked:
+            await talk.ask_for_reply(asked)
+
+    async def _refused(self, talk: _Talk, error: dict[str, Any]) -> None:
+        """The server complains: about the line that is asked, or about something else."""
+        asked = self._lines.asked
+        if asked is None or error.get("event_id") != asked.id:
+            await self._complain(error.get("code") or "server_error", error["message"])
+        elif error.get("code") == ALREADY_ANSWERING:
+            talk.ask_again = True
+        else:
+            talk.asking = False
+            await self._fail(error["message"])
+
+    async def _fail(self, why: str) -> None:
+        if self._lines.asked:
+            await self._settle(_reply(self._lines.asked.id, "failed", "", why))
+
+    async def _settle(self, reply: Values) -> None:
+        self._lines.answer(reply)
+        await self._publish("reply", reply)
+
+    async def _complain(self, code: str, message: str, about: str | None = None) -> None:
+        await self._publish("error", {"id": about, **error_values(ProtocolError(code, message))})
+
+    async def _stay_connected(self, epoch: int) -> None:
+        """Hold a conversation, and another when it is lost, until cancelled; report what happens."""
+
+        async def report(news: Conversation | Event | ClientError) -> None:
+            await self._mailbox.put(_Report(epoch, news))
+
+        pauses_s = self._limits.backoff.pauses_s()
+        while True:
+            problem = ClientError("the server ended the conversation")
+            try:
+                async with connect(self._url) as conversation, asyncio.TaskGroup() as tasks:
+                    pauses_s = self._limits.backoff.pauses_s()
+                    await report(conversation)
+                    tasks.create_task(self._feed.pump(conversation.send_pcm), name="send audio")
+                    async for event in conversation:
+                        await report(event)
+                    raise problem
+            except* ClientError as errors:
+                problem = first(errors)
+            await report(problem)
+            await asyncio.sleep(next(pauses_s))
+
+
+def _reply(reply_id: str, status: str, text: str, error: str | None = None) -> Values:
+    return {"id": reply_id, "text": text, "status": status, "error": error}
+
+
+def _ms(samples: int) -> int:
+    return 1000 * samples // SAMPLE_RATE

@@ -1,0 +1,64 @@
+"""The typed lines of one device: asked one after another, each answered exactly once.
+
+Pure bookkeeping. A line is known by its id, whatever happens in between: repeated while it waits it is
+ignored, repeated after its reply it gets that reply again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Final
+
+from agent.protocol.errors import ProtocolError
+from clients.mqtt.topics import Line, Values
+
+MAX_WAITING: Final = 16
+MAX_ATTEMPTS: Final = 3
+MAX_ANSWERED: Final = 128  # replies kept; the oldest is forgotten
+
+
+class Lines:
+    """What was asked, is being asked and waits to be asked."""
+
+    def __init__(self) -> None:
+        self.asked: Line | None = None
+        self._attempts = 0  # to have it answered
+        self._waiting: deque[Line] = deque()  # overflow: refused
+        self._answered: OrderedDict[str, Values] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        """Whether a reply is owed."""
+        return self.asked is not None or bool(self._waiting)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether what is being asked was asked often enough."""
+        return self._attempts >= MAX_ATTEMPTS
+
+    def accept(self, line: Line) -> Values | None:
+        """Take a line; returns its reply when it has one. Raises ProtocolError when too many wait."""
+        if line.id in self._answered:
+            return self._answered[line.id]
+        if any(line.id == other.id for other in (self.asked, *self._waiting) if other):
+            return None
+        if len(self._waiting) >= MAX_WAITING:
+            message = f"line {line.id!r} is refused: {MAX_WAITING} lines wait for their answers already"
+            raise ProtocolError("too_many_lines", message)
+        self._waiting.append(line)
+        return None
+
+    def ask(self) -> Line:
+        """The line to ask now: the one that has no answer yet, else the next. Raises IndexError: there is none."""
+        if self.asked is None:
+            self.asked, self._attempts = self._waiting.popleft(), 0
+        self._attempts += 1
+        return self.asked
+
+    def answer(self, reply: Values) -> None:
+        """Settle the line that is being asked. Raises ValueError when there is none."""
+        if self.asked is None:
+            raise ValueError("no line is being asked")
+        self._answered[self.asked.id] = reply
+        if len(self._answered) > MAX_ANSWERED:
+            self._answered.popitem(last=False)
+        self.asked = None
