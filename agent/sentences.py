@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Final
 
 MAX_SENTENCE_CHARS: Final = 240  # about 15 seconds of speech; longer ones are cut at a comma or a space
-ABBREVIATIONS: Final = frozenset(
-    "mr mrs ms dr prof rev gen col sgt st mt ft jr sr vs etc e.g i.e cf al approx ca dept est fig vol inc ltd co "
-    "corp tel ext min max oz lb a.m p.m u.s u.k".split()
+ABBREVIATIONS: Final = re.compile(  # whatever else ends in a full stop before a capital letter ends a sentence
+    r"mr|mrs|ms|dr|prof|rev|gen|col|sgt|st|mt|ft|jr|sr|vs|etc|e\.g|i\.e|cf|al|approx|ca|dept|est|fig|vol|inc|ltd|co"
+    r"|corp|tel|ext|min|max|oz|lb|a\.m|p\.m|u\.s|u\.k",
+    re.IGNORECASE,
 )
 _END: Final = re.compile(r"""(?P<mark>[.!?…]+)["'”’)\]»]*(?P<gap>\s+)|[。！？]|\n""")
 _LAST_WORD: Final = re.compile(r"[\w.]*$")
@@ -59,7 +60,7 @@ def _is_abbreviation(text: str) -> bool:
     match = _LAST_WORD.search(before)
     word = match.group() if match else ""
     initial = len(word) == 1 and word.isupper() and word != "I"
-    return initial or before.strip().isdigit() or word.lower() in ABBREVIATIONS
+    return initial or before.strip().isdigit() or bool(ABBREVIATIONS.fullmatch(word))
 
 
 def _forced_end(text: str) -> int:
