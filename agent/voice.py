@@ -35,18 +35,18 @@ class Voice(Protocol):
         """As clients are told."""
 
     def speak(self, text: str) -> AsyncGenerator[bytes, None]:
-        """16-bit little-endian mono PCM at 24 kHz, piece by piece; closing the generator stops the work.
+        """16-bit little-endian mono PCM at 24 kHz in pieces, none empty; closing the generator stops the work.
 
         Whoever iterates limits time and length. Raises VoiceError when the text cannot be spoken.
         """
 
 
 def find_voice(config: VoiceConfig) -> Voice | None:
-    """The voice of a server; None where it is to have none. A missing one is told here in the log, and when it fails."""
+    """The voice of a server; None where it is to have none. A missing one is logged here, and fails when it is used."""
     if config.program is None:
         return None
     if shutil.which(config.program) is None:
-        log.warning("replies cannot be spoken: %s", _missing(config.program))
+        log.info("replies cannot be spoken: %s", _missing(config.program))
     return EspeakVoice(config.program, config.language, config.words_per_minute, config.processes)
 
 

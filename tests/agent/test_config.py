@@ -8,6 +8,7 @@ from agent.config import AgentConfig, load_config
 from agent.errors import ConfigError
 from agent.server import build_options
 from agent.vad import WebRtcVad
+from agent.voice import find_voice
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def test_a_file_may_be_partial_or_empty(tmp_path: Path) -> None:
     path.write_text("model: {checkpoint: some/folder}\nturns: {threshold: 1}\nreply: {instructions: Hi.}")
     config = load_config(path)
     assert config.model.checkpoint == Path("some/folder")
-    options = build_options(config, WebRtcVad)
+    options = build_options(config, WebRtcVad, find_voice)
     assert options.settings.turn_detection is not None
     assert options.settings.turn_detection.threshold == 1
     assert options.settings.instructions == "Hi."

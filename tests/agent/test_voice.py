@@ -81,6 +81,7 @@ async def test_an_unknown_language_is_told_in_the_words_of_the_program() -> None
 async def test_a_missing_program_is_told_when_it_is_looked_for_and_when_it_is_needed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     voice = find_voice(VoiceConfig(program="no-such-voice"))
     assert "no-such-voice is not installed" in caplog.text
     assert voice
