@@ -6,7 +6,7 @@ Owns the audio devices. PortAudio is loaded when it is asked for, not before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any, Final
@@ -26,12 +26,14 @@ MAX_BLOCKS: Final = 100  # about three seconds
 class Microphone:
     """Audio of an input device at 16 kHz, whatever rate the device runs at; iterate to hear it.
 
-    When nobody listens for three seconds the oldest block is dropped, and counted in `dropped`.
+    When nobody listens for three seconds the oldest block is dropped, and counted in `dropped`. Nothing is heard
+    while `is_deaf`, which is asked in the thread of the device, says so.
     """
 
     def __init__(self, name: str, sample_rate: int) -> None:
         self.name = name
         self.dropped = 0
+        self.is_deaf: Callable[[], bool] = lambda: False
         self._blocks: asyncio.Queue[Waveform] = asyncio.Queue(MAX_BLOCKS)  # overflow: the oldest is dropped
         self._resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
 
@@ -62,7 +64,8 @@ def open_microphone(device: str | None = None) -> Iterator[Microphone]:
         microphone = Microphone(info["name"], sample_rate)
 
         def arrived(block: Any, frames: int, time: Any, status: Any) -> None:
-            loop.call_soon_threadsafe(microphone.put, np.array(block[:, 0]))
+            if not microphone.is_deaf():
+                loop.call_soon_threadsafe(microphone.put, np.array(block[:, 0]))
 
         stream = portaudio.InputStream(
             sample_rate,
@@ -126,13 +129,14 @@ async def talk(
         async with connect(url, spoken=playback is not None) as conversation:
             if playback and not conversation.spoken:
                 console.print("Replies are shown only: the server has no voice.")
+            if playback and not full_duplex:
+                microphone.is_deaf = lambda: playback.sounding
             events = play_replies(conversation, playback) if playback else conversation
             async with follow(events, console):
                 console.print(f"Listening to {microphone.name}. Speak; Ctrl-C ends the conversation.")
                 try:
                     async for waveform in microphone:
-                        if full_duplex or playback is None or not playback.sounding:
-                            await conversation.send_audio(waveform)
+                        await conversation.send_audio(waveform)
                 finally:
                     if microphone.dropped:
                         lost_ms = microphone.dropped * BLOCK_MS
