@@ -9,15 +9,18 @@ import asyncio
 import logging
 import re
 import shutil
+import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, Protocol
 
+from agent import espeak_library
 from agent.config import VoiceConfig
 from agent.errors import VoiceError
 from agent.listener import Resampler
 
+ESPEAK: Final = "espeak-ng"
 VOICE_RATE: Final = 24_000
 BYTES_PER_S: Final = 2 * VOICE_RATE
 READ_BYTES: Final = 2**14
@@ -45,17 +48,38 @@ def find_voice(config: VoiceConfig) -> Voice | None:
     """The voice of a server; None where it is to have none. A missing one is logged here, and fails when it is used."""
     if config.program is None:
         return None
+    command = program_command(config.program, config.language, config.words_per_minute)
     if shutil.which(config.program) is None:
-        log.info("replies cannot be spoken: %s", _missing(config.program))
-    return EspeakVoice(config.program, config.language, config.words_per_minute, config.processes)
+        packaged = library_command(config.language, config.words_per_minute)
+        if packaged is None or config.program != ESPEAK:
+            log.info("replies cannot be spoken: %s", _missing(config.program))
+        else:
+            command = packaged
+    return EspeakVoice(command, config.language, config.processes)
+
+
+def program_command(program: str, language: str, words_per_minute: int) -> list[str]:
+    """How the program of the system is started."""
+    return [program, "-v", language, "-s", str(words_per_minute), "-b", "1", "--stdin", "--stdout"]
+
+
+def library_command(language: str, words_per_minute: int) -> list[str] | None:
+    """How the library of the package espeakng-loader is started; None where that is not installed."""
+    try:
+        import espeakng_loader as loader
+    except ModuleNotFoundError:
+        return None
+    script, library, data = espeak_library.__file__, loader.get_library_path(), loader.get_data_path()
+    return [sys.executable, "-I", "-S", script, library, data, language, str(words_per_minute)]
 
 
 class EspeakVoice:
     """espeak-ng, one process for each sentence, so that nothing it does outlives a reply or blocks another."""
 
-    def __init__(self, program: str, language: str, words_per_minute: int, processes: int) -> None:
+    def __init__(self, command: Sequence[str], language: str, processes: int) -> None:
+        """command: reads a text from its standard input, and writes 16-bit mono WAV"""
         self.name = f"espeak-ng {language}"
-        self._command = [program, "-v", language, "-s", str(words_per_minute), "-b", "1", "--stdin", "--stdout"]
+        self._command = command
         self._places = asyncio.Semaphore(processes)  # whoever finds none waits, within the patience of its reply
 
     async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
@@ -69,7 +93,7 @@ class EspeakVoice:
                             yield pcm
                 _, complaint = await process.communicate()
                 if process.returncode or len(header) < WAV_HEADER_BYTES:
-                    raise VoiceError(f"{self._command[0]} failed: {_first_line(complaint)}")
+                    raise VoiceError(f"espeak-ng failed: {_last_line(complaint)}")
             finally:
                 await _end(process)
 
@@ -132,9 +156,11 @@ async def _end(process: Process) -> None:
 
 
 def _missing(program: str) -> str:
-    return f"{program} is not installed (Debian: apt-get install espeak-ng)"
+    return (
+        f"{program} is not installed; on Debian: apt install espeak-ng, elsewhere: pip install 'wavllm-agent[espeak]'"
+    )
 
 
-def _first_line(complaint: bytes) -> str:
+def _last_line(complaint: bytes) -> str:
     lines = complaint.decode(errors="replace").strip().splitlines()
-    return lines[0][:200] if lines else "it gave no reason"
+    return lines[-1][:200] if lines else "it gave no reason"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:
-            if shutil.which(name) or ctypes.util.find_library(name):
+            if shutil.which(name) or ctypes.util.find_library(name) or importlib.util.find_spec(name):
                 continue
             if os.environ.get("REQUIRE_ALL") == "1":
                 pytest.fail(f"{name} is not installed, and REQUIRE_ALL=1", pytrace=False)

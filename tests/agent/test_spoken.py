@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
 from agent.config import AgentConfig, VoiceConfig
-from agent.voice import EspeakVoice, Voice
+from agent.voice import EspeakVoice, Voice, program_command
 from tests.agent.harness import Client, Event, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
 
@@ -140,7 +140,9 @@ async def test_the_sdk_hears_the_reply_to_what_was_said() -> None:
 
 @pytest.mark.needs("espeak-ng")
 async def test_the_real_voice_over_the_wire() -> None:
-    async with listening(talkative(), EspeakVoice("espeak-ng", "en-us", 170, 2), timeout_ms=15_000) as client:
+    async with listening(
+        talkative(), EspeakVoice(program_command("espeak-ng", "en-us", 170), "en-us", 2), timeout_ms=15_000
+    ) as client:
         await client.send("response.create")
         await client.until("response.done")
         samples = np.frombuffer(heard(client.seen), "<i2")
@@ -408,7 +410,7 @@ async def test_a_hanging_voice_is_given_up() -> None:
 
 
 async def test_a_program_that_is_missing_costs_the_sound_only() -> None:
-    async with listening(talkative(), EspeakVoice("no-such-voice", "en", 170, 1)) as client:
+    async with listening(talkative(), EspeakVoice(["no-such-voice"], "en", 1)) as client:
         await replies_in_writing(client, "no-such-voice is not installed")
 
 
@@ -416,7 +418,7 @@ async def test_a_program_that_hangs_is_killed_with_the_session(tmp_path: Path) -
     program = tmp_path / "voice"
     program.write_text(f"#!/bin/sh\necho begun > {tmp_path}/log\nexec sleep 1000\n")
     program.chmod(0o755)
-    async with listening(talkative(), EspeakVoice(str(program), "en", 170, 1), timeout_ms=60_000) as client:
+    async with listening(talkative(), EspeakVoice([str(program)], "en", 1), timeout_ms=60_000) as client:
         await client.send("response.create")
         await client.until(TRANSCRIPT)
         async with asyncio.timeout(10):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from contextlib import aclosing
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from agent.config import VoiceConfig
 from agent.errors import VoiceError
-from agent.voice import BYTES_PER_S, EspeakVoice, Voice, find_voice, plain
+from agent.voice import BYTES_PER_S, EspeakVoice, Voice, find_voice, library_command, plain, program_command
 
 TEXT = "Two large cappuccinos with oat milk, please."
 
@@ -29,21 +31,35 @@ def program(folder: Path, script: str) -> str:
     return str(path)
 
 
-def espeak(words_per_minute: int = 170, language: str = "en-us") -> EspeakVoice:
-    return EspeakVoice("espeak-ng", language, words_per_minute, 2)
+def espeak(words_per_minute: int = 170, language: str = "en-us", library: bool = False) -> EspeakVoice:
+    command = program_command("espeak-ng", language, words_per_minute)
+    if library:
+        packaged = library_command(language, words_per_minute)
+        assert packaged
+        command = packaged
+    return EspeakVoice(command, language, 2)
 
 
-@pytest.mark.needs("espeak-ng")
-async def test_espeak_speaks_as_long_as_the_text_takes() -> None:
-    samples = np.frombuffer(await spoken(espeak()), "<i2") / 32_768
+EITHER = pytest.mark.parametrize(
+    "library",
+    [
+        pytest.param(False, marks=pytest.mark.needs("espeak-ng"), id="program"),
+        pytest.param(True, marks=pytest.mark.needs("espeakng_loader"), id="library"),
+    ],
+)
+
+
+@EITHER
+async def test_espeak_speaks_as_long_as_the_text_takes(library: bool) -> None:
+    samples = np.frombuffer(await spoken(espeak(library=library)), "<i2") / 32_768
     seconds = len(samples) / 24_000
     level_db = 20 * np.log10(np.sqrt(np.mean(samples**2)))
     assert len(TEXT) / 25 < seconds < len(TEXT) / 8
     assert -35 < level_db < -10
     assert 0.1 < np.abs(samples).max() < 1
-    slower = len(await spoken(espeak(100))) / BYTES_PER_S
+    slower = len(await spoken(espeak(100, library=library))) / BYTES_PER_S
     assert slower > 1.3 * seconds
-    twice = len(await spoken(espeak(), f"{TEXT} {TEXT}")) / BYTES_PER_S
+    twice = len(await spoken(espeak(library=library), f"{TEXT} {TEXT}")) / BYTES_PER_S
     assert 1.7 * seconds < twice < 2.3 * seconds
 
 
@@ -57,12 +73,12 @@ async def test_the_pitch_survives_the_change_of_rate() -> None:
     assert spectrum[: len(spectrum) * 11 // 12].sum() > 50 * spectrum[len(spectrum) * 23 // 24 :].sum()
 
 
-@pytest.mark.needs("espeak-ng")
+@EITHER
 @pytest.mark.parametrize(
     "text", ["[[h@l'oU]]", "\x01100S hello", "--help", "-v de", "<break time='60s'/> hi", "½ 😀 é"]
 )
-async def test_text_is_never_a_command(text: str) -> None:
-    seconds = len(await spoken(espeak(), text)) / BYTES_PER_S
+async def test_text_is_never_a_command(text: str, library: bool) -> None:
+    seconds = len(await spoken(espeak(library=library), text)) / BYTES_PER_S
     assert 0.2 < seconds < 6
 
 
@@ -72,10 +88,21 @@ def test_plain_text_stays_and_commands_go() -> None:
     assert plain("a\x01\x00b\nc") == "a  b c"
 
 
-@pytest.mark.needs("espeak-ng")
-async def test_an_unknown_language_is_told_in_the_words_of_the_program() -> None:
+@EITHER
+async def test_an_unknown_language_is_told_in_the_words_of_the_program(library: bool) -> None:
     with pytest.raises(VoiceError, match=r"espeak-ng failed: .*voice does not exist"):
-        await spoken(espeak(language="nonsense"))
+        await spoken(espeak(language="nonsense", library=library))
+
+
+async def test_the_library_takes_the_place_of_a_program_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = ModuleType("espeakng_loader")
+    vars(loader).update(get_library_path=lambda: "/a/library.so", get_data_path=lambda: "/no/data")
+    monkeypatch.setitem(sys.modules, "espeakng_loader", loader)
+    monkeypatch.setenv("PATH", "/nowhere")
+    voice = find_voice(VoiceConfig())
+    assert voice
+    with pytest.raises(VoiceError, match=r"espeak-ng failed: .*/a/library\.so"):
+        await spoken(voice)
 
 
 async def test_a_missing_program_is_told_when_it_is_looked_for_and_when_it_is_needed(
@@ -102,18 +129,18 @@ async def test_a_missing_program_is_told_when_it_is_looked_for_and_when_it_is_ne
 )
 async def test_broken_programs_are_told(tmp_path: Path, script: str, fault: str) -> None:
     with pytest.raises(VoiceError, match=fault):
-        await spoken(EspeakVoice(program(tmp_path, script), "en", 170, 1))
+        await spoken(EspeakVoice([program(tmp_path, script)], "en", 1))
 
 
 async def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
     (tmp_path / "voice").write_text("text")
     with pytest.raises(VoiceError, match="cannot be started: Permission denied"):
-        await spoken(EspeakVoice(str(tmp_path / "voice"), "en", 170, 1))
+        await spoken(EspeakVoice([str(tmp_path / "voice")], "en", 1))
 
 
 @pytest.mark.parametrize("script", ["exec sleep 1000", "espeak-ng --stdout hello; exec cat /dev/zero"])
 async def test_a_voice_that_hangs_or_never_stops_is_killed_when_it_is_given_up(tmp_path: Path, script: str) -> None:
-    voice = EspeakVoice(program(tmp_path, f"echo $$ > {tmp_path}/pid; {script}"), "en", 170, 1)
+    voice = EspeakVoice([program(tmp_path, f"echo $$ > {tmp_path}/pid; {script}")], "en", 1)
     with pytest.raises((TimeoutError, VoiceError)):
         async with asyncio.timeout(0.5), aclosing(voice.speak(TEXT)) as pieces:
             async for _ in pieces:
@@ -125,7 +152,7 @@ async def test_a_voice_that_hangs_or_never_stops_is_killed_when_it_is_given_up(t
 async def test_no_more_processes_than_allowed(tmp_path: Path) -> None:
     """Each adds a line when it begins and when it ends; never more than two have begun and not ended."""
     log = tmp_path / "log"
-    voice = EspeakVoice(program(tmp_path, f"echo + >> {log}; sleep 0.05; echo - >> {log}; exit 1"), "en", 170, 2)
+    voice = EspeakVoice([program(tmp_path, f"echo + >> {log}; sleep 0.05; echo - >> {log}; exit 1")], "en", 2)
 
     async def fail() -> None:
         with pytest.raises(VoiceError):
