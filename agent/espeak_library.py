@@ -12,7 +12,7 @@ import sys
 from typing import Final
 
 SYNCHRONOUS: Final = 2  # audio comes to the callback, and the call returns when all came
-UTF8: Final = 1
+TEXT_FLAGS: Final = 0x1001  # UTF-8, and a pause after the last sentence
 WORDS_PER_MINUTE: Final = 1  # the parameter
 UNKNOWN_BYTES: Final = 0x7FFFF000  # of audio, when the header is written
 CALLBACK: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -38,7 +38,7 @@ def main(library: str, data: str, language: str, words_per_minute: str) -> None:
     callback = CALLBACK(take)  # has to outlive the synthesis
     espeak.espeak_SetSynthCallback(callback)
     text = sys.stdin.buffer.read() + b"\0"
-    status = espeak.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, 0, 0, UTF8, None, None)
+    status = espeak.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, 0, 0, TEXT_FLAGS, None, None)
     output.flush()
     if status:
         sys.exit(f"espeak-ng failed with status {status}")

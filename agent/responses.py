@@ -178,6 +178,7 @@ class Responses:
 
     async def interrupt(self) -> None:
         """Stop, if there is anything to stop, because somebody speaks."""
+        self._pace.drop()
         if self._active:
             self._due = None
             await self._end(self._active, "cancelled", reason="turn_detected")
@@ -189,6 +190,7 @@ class Responses:
         """
         item, response = self._conversation.truncate(item_id, audio_end_ms), self._active
         item.tokens = self._engine.count_tokens(item.text)
+        self._pace.drop()
         if response and response.item is item:
             await self._end(response, "cancelled", reason="client_cancelled")
         await self._send(item_truncated(item_id, audio_end_ms))

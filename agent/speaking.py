@@ -12,10 +12,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from agent.errors import VoiceError
 from agent.voice import BYTES_PER_S, Voice
 
 CHUNK_BYTES: Final = BYTES_PER_S // 10  # of one event; so much may still be sent after an interruption
+QUIET: Final = 16  # of 32768; what is not louder is a pause
 MAX_SENTENCE_S: Final = 60  # of audio; a voice that makes more has gone wrong
 
 
@@ -44,7 +47,7 @@ class AudioChunk:
 
 @dataclass(frozen=True, slots=True)
 class SentenceMade:
-    """How long the sentence is in all; known early, as voices are faster than listeners."""
+    """How long the sentence is, without the pause after it; known early, as voices are faster than listeners."""
 
     samples: int  # 0: there is nothing to hear
 
@@ -90,18 +93,19 @@ async def speak(
     async for text in sentences:
         yield SentenceBegun(text)
         waiting: deque[bytes] = deque()  # bounded by MAX_SENTENCE_S
-        made_bytes, failure = 0, None
+        made_samples, sounding_samples, failure = 0, 0, None
         if not lost and any(character.isalnum() for character in text):
             try:
                 async with aclosing(_made(text, options)) as pieces:
                     async for pcm in pieces:
-                        made_bytes += len(pcm)
+                        sounding_samples = made_samples + loud if (loud := _last_loud(pcm)) else sounding_samples
+                        made_samples += len(pcm) // 2
                         waiting.extend(_chunks(pcm))
                         while waiting and not pace.wait_s(clock(), _seconds(waiting[0])):
                             yield _due(waiting, pace, clock)
             except VoiceError as error:
                 lost, failure = True, str(error)
-        yield SentenceMade(made_bytes // 2)
+        yield SentenceMade(sounding_samples)
         while waiting:
             await asyncio.sleep(pace.wait_s(clock(), _seconds(waiting[0])))
             yield _due(waiting, pace, clock)
@@ -127,6 +131,12 @@ async def _next(pieces: AsyncGenerator[bytes, None], timeout_s: float) -> bytes:
             return await anext(pieces, b"")
     except TimeoutError as error:
         raise VoiceError(f"the voice gave no audio for {timeout_s:g} s") from error
+
+
+def _last_loud(pcm: bytes) -> int:
+    """How many samples there are up to the last that can be heard."""
+    loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2").astype(np.int32)) > QUIET)
+    return int(loud[-1]) + 1 if len(loud) else 0
 
 
 def _due(waiting: deque[bytes], pace: Pace, clock: Callable[[], float]) -> AudioChunk:

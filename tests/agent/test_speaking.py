@@ -64,6 +64,18 @@ async def test_sentences_their_audio_and_their_lengths() -> None:
     ]
 
 
+async def test_the_pause_after_a_sentence_is_played_but_is_no_part_of_it() -> None:
+    class Pausing(ScriptedVoice):
+        async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
+            yield bytes(2 * 100) + self.sound("a") + bytes(2 * 10)
+            yield bytes(2 * 5_000)
+
+    found = await spoken(Pausing(), "a")
+    assert SentenceMade(100 + ScriptedVoice.CHAR_SAMPLES) in found
+    sent = sum(len(piece.pcm) for piece in found if isinstance(piece, AudioChunk))
+    assert sent == 2 * (100 + ScriptedVoice.CHAR_SAMPLES + 10 + 5_000)
+
+
 async def test_a_voice_that_never_stops_is_stopped() -> None:
     voice = Endless()
     found = await spoken(voice, "One. ", "Two.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -414,20 +415,40 @@ async def test_a_program_that_is_missing_costs_the_sound_only() -> None:
         await replies_in_writing(client, "no-such-voice is not installed")
 
 
-async def test_a_program_that_hangs_is_killed_with_the_session(tmp_path: Path) -> None:
-    program = tmp_path / "voice"
-    program.write_text(f"#!/bin/sh\necho begun > {tmp_path}/log\nexec sleep 1000\n")
+async def test_a_cancelled_reply_leaves_neither_voice_nor_model_at_work() -> None:
+    engine, voice = ScriptedEngine(), ScriptedVoice()
+    engine.words = ["One latte. A", "nything else?"]
+    engine.go_on.clear()
+    voice.works.clear()
+    async with listening(engine, voice) as client:
+        await client.send("response.create")
+        await client.until(TRANSCRIPT)
+        async with asyncio.timeout(10):
+            while not voice.running:
+                await round_trip(client)
+            await client.send("response.cancel")
+            await client.until("response.done")
+            while voice.running or engine.running:
+                await round_trip(client)
+
+
+async def test_a_program_that_hangs_is_killed_with_its_reply(tmp_path: Path) -> None:
+    program, log = tmp_path / "voice", tmp_path / "log"
+    program.write_text(f"#!/bin/sh\necho $$ > {log}.part; mv {log}.part {log}\nexec sleep 1000\n")
     program.chmod(0o755)
     async with listening(talkative(), EspeakVoice([str(program)], "en", 1), timeout_ms=60_000) as client:
         await client.send("response.create")
         await client.until(TRANSCRIPT)
         async with asyncio.timeout(10):
-            while not (tmp_path / "log").exists():
+            while not log.exists():
                 await round_trip(client)
-        await client.send("response.cancel")
-        done = await client.until("response.done")
-        assert done["response"]["status"] == "cancelled"
-    # `running` sees to it that no task is left, and a task waits for its process
+            await client.send("response.cancel")
+            done = await client.until("response.done")
+            assert done["response"]["status"] == "cancelled"
+            with pytest.raises(ProcessLookupError):
+                while True:
+                    os.kill(int(log.read_text()), 0)
+                    await round_trip(client)
 
 
 async def test_a_failing_model_is_heard_as_far_as_it_came() -> None:
