@@ -1,33 +1,34 @@
 """The replies of one conversation: at most one under way, each closed exactly once.
 
-Acts only when its session tells it to. The model is asked in a task that knows nothing but its question and
-reports to the session's mailbox; a report for a response that is over is dropped here. Where a reply is spoken,
-a second task speaks what the first has written.
+Acts only when its session tells it to. The model is asked in a task of `generation`, which reports to the session's
+mailbox; a report for a response that is over is dropped here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Literal
 
 from agent.alignment import Alignment
 from agent.conversation import Conversation, Item
+from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece, speak_reply, write_reply
 from agent.protocol.client_events import ResponseCreate
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.server_events import ServerEvent, error, item_truncated, new_id
 from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.sentences import read_sentences
 from agent.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost, speak
 from agent.voice import VOICE_RATE
 from wavllm_core.engine.api import Context, Engine, Exchange, Sampling
-from wavllm_core.errors import CoreError
 
 AUDIO_TOKENS_PER_S: Final = 12.5
 SPOKEN_TOKENS_PER_S: Final = 20  # as OpenAI counts the audio of replies
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,41 +48,6 @@ class ReplyDue:
     vad_wait_ms: int | None = None  # stream time; None where the client ended the turn
     overrides: ResponseCreate = field(default_factory=ResponseCreate)
     failure: str | None = None  # there is nothing to answer, because listening failed
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyPiece:
-    """Report: more text."""
-
-    response_id: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyBegun:
-    """Report: of a spoken reply there are the first words."""
-
-    response_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class SpokenPiece:
-    """Report: more of a spoken reply."""
-
-    response_id: str
-    spoken: Spoken
-    taken: asyncio.Event  # until then the next waits, so that an interruption waits for one chunk at most
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyEnded:
-    """Report: that was all."""
-
-    response_id: str
-    failure: str | None
-
-
-ReplyReport = ReplyPiece | ReplyBegun | SpokenPiece | ReplyEnded
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +94,7 @@ class Responses:
         self._conversation_id = new_id("conv")
         self._active: _Response | None = None
         self._due: ReplyDue | None = None  # while another is active
-        self._pace = Pace(options.speech.lead_s if options.speech else 0)
+        self._pace = Pace(options.speech.lead_s if options.speech else 0)  # of all replies: one may still be heard
         self._voice_failed = False  # and the client was told
 
     @property
@@ -229,6 +195,7 @@ class Responses:
                 response.alignment.settle(samples)
             case VoiceLost(why) if not self._voice_failed:
                 self._voice_failed = True
+                log.warning("%s is not spoken: %s", response.events.response_id, why)
                 message = f"replies go on in writing where they cannot be spoken: {why}"
                 await self._send(error(ProtocolError("voice_failed", message), kind="server_error"))
 
@@ -256,41 +223,10 @@ class Responses:
         response_id = response.events.response_id
         reply = self._context.reply(response.instructions, history, response.sampling)
         if response.alignment and self._speech:
-            failure = await self._generate_spoken(response_id, reply, self._speech)
+            pieces = partial(speak, options=self._speech, pace=self._pace, clock=self._clock)
+            await speak_reply(response_id, reply, pieces, self._report)
         else:
-            failure = await _hand_on(reply, lambda piece: self._report(ReplyPiece(response_id, piece)))
-        await self._report(ReplyEnded(response_id, failure))
-
-    async def _generate_spoken(
-        self, response_id: str, reply: AsyncGenerator[str, None], speech: SpeechOptions
-    ) -> str | None:
-        """Speak while the model still writes, which never waits for the voice."""
-        written: asyncio.Queue[str | None] = asyncio.Queue()  # holds no more than the tokens of one reply
-
-        begun = False
-
-        async def write(piece: str) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                await self._report(ReplyBegun(response_id))
-            written.put_nowait(piece)
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._say(response_id, written, speech), name=f"say {response_id}")
-            failure = await _hand_on(reply, write)
-            written.put_nowait(None)
-        return failure
-
-    async def _say(self, response_id: str, written: asyncio.Queue[str | None], speech: SpeechOptions) -> None:
-        async with (
-            aclosing(read_sentences(_until_none(written))) as sentences,
-            aclosing(speak(sentences, speech, self._pace, self._clock)) as pieces,
-        ):
-            async for spoken in pieces:
-                taken = asyncio.Event()
-                await self._report(SpokenPiece(response_id, spoken, taken))
-                await taken.wait()
+            await write_reply(response_id, reply, self._report)
 
     async def _open(self, response: _Response) -> None:
         """Make the assistant's message known, if it is not."""
@@ -358,22 +294,6 @@ class Responses:
         text = sum(item.tokens for item in items if item.role != "system")  # those are in the instructions
         seconds = sum(item.seconds for item in items if item.heard)
         return self._engine.count_tokens(instructions) + text, round(AUDIO_TOKENS_PER_S * seconds)
-
-
-async def _hand_on(reply: AsyncGenerator[str, None], take: Callable[[str], Awaitable[None]]) -> str | None:
-    """Give every piece away as it comes; returns why the model failed, if it did."""
-    try:
-        async with aclosing(reply) as pieces:
-            async for piece in pieces:
-                await take(piece)
-    except CoreError as fault:
-        return str(fault)
-    return None
-
-
-async def _until_none(queue: asyncio.Queue[str | None]) -> AsyncGenerator[str, None]:
-    while (piece := await queue.get()) is not None:
-        yield piece
 
 
 def _usage(heard_text: int, heard_audio: int, text_tokens: int, audio_tokens: int) -> dict[str, Any]:

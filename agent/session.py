@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from agent.conversation import Conversation, Item
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
+from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
     AudioAppend,
@@ -33,16 +34,7 @@ from agent.protocol.client_events import (
 )
 from agent.protocol.errors import ProtocolError
 from agent.protocol.settings import SessionSettings, merge
-from agent.responses import (
-    ReplyBegun,
-    ReplyDue,
-    ReplyEnded,
-    ReplyOptions,
-    ReplyPiece,
-    ReplyReport,
-    Responses,
-    SpokenPiece,
-)
+from agent.responses import ReplyDue, ReplyOptions, Responses
 from agent.speakers import Speakers
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
 from wavllm_core.engine.api import Engine, Exchange, Heard

@@ -102,13 +102,15 @@ async def speak(
                         made_samples += len(pcm) // 2
                         waiting.extend(_chunks(pcm))
                         while waiting and not pace.wait_s(clock(), _seconds(waiting[0])):
-                            yield _due(waiting, pace, clock)
+                            yield AudioChunk(waiting[0])
+                            pace.sent(clock(), _seconds(waiting.popleft()))
             except VoiceError as error:
                 lost, failure = True, str(error)
         yield SentenceMade(sounding_samples)
         while waiting:
             await asyncio.sleep(pace.wait_s(clock(), _seconds(waiting[0])))
-            yield _due(waiting, pace, clock)
+            yield AudioChunk(waiting[0])
+            pace.sent(clock(), _seconds(waiting.popleft()))
         if failure is not None:
             yield VoiceLost(failure)
 
@@ -137,12 +139,6 @@ def _last_loud(pcm: bytes) -> int:
     """How many samples there are up to the last that can be heard."""
     loud = np.flatnonzero(np.abs(np.frombuffer(pcm, "<i2").astype(np.int32)) > QUIET)
     return int(loud[-1]) + 1 if len(loud) else 0
-
-
-def _due(waiting: deque[bytes], pace: Pace, clock: Callable[[], float]) -> AudioChunk:
-    pcm = waiting.popleft()
-    pace.sent(clock(), _seconds(pcm))
-    return AudioChunk(pcm)
 
 
 def _chunks(pcm: bytes) -> Iterator[bytes]:

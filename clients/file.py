@@ -83,10 +83,10 @@ async def play(
     voice_out: a sound file to be written, with the spoken replies one after the other
     Raises ClientError when the server is not there, leaves, or has no voice where one is wanted.
     """
-    with open_recording(voice_out) if voice_out else nullcontext() as file:
-        async with connect(url, spoken=file is not None) as conversation:
-            if file and not conversation.spoken:
-                raise ClientError(f"the server at {url} has no voice, so there is nothing to write to {voice_out}")
+    async with connect(url, spoken=voice_out is not None) as conversation:
+        if voice_out and not conversation.spoken:
+            raise ClientError(f"the server at {url} has no voice, so there is nothing to write to {voice_out}")
+        with open_recording(voice_out) if voice_out else nullcontext() as file:
             events = record_replies(conversation, file) if file else conversation
             async with follow(events, console) as log:
                 for line in lines:

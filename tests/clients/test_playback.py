@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from clients.playback import ECHO_S, Playback, open_recording
 from clients.realtime import ClientError, connect
 from tests.agent.harness import running
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
-from tests.clients.scripted_server import ScriptedServer
 
 SECOND = np.full(24_000, 8_192, "<i2").tobytes()  # of a quarter of full scale
 
@@ -92,13 +92,16 @@ async def test_a_server_without_a_voice_is_told_from_one_with_a_voice(tmp_path: 
             assert not conversation.spoken
         with pytest.raises(ClientError, match="has no voice"):
             await play([Line(text="hello")], Console(file=io.StringIO()), url, voice_out=tmp_path / "replies.wav")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["replies.mp4", "replies", "no such folder/replies.wav", "."])
 async def test_a_file_that_cannot_be_written_is_told_before_anything_is_said(tmp_path: Path, name: str) -> None:
     with pytest.raises(ClientError, match="cannot be written as sound"), open_recording(tmp_path / name):
         pass
-    async with ScriptedServer().running() as server:
+    engine = ScriptedEngine()
+    async with running(engine, voice=ScriptedVoice()) as port:
+        url = f"ws://127.0.0.1:{port}/v1/realtime"
         with pytest.raises(ClientError, match="cannot be written"):
-            await play([Line(text="x")], Console(file=io.StringIO()), server.url, voice_out=tmp_path / name)
-        assert server.session == {}
+            await play([Line(text="x")], Console(file=io.StringIO()), url, voice_out=tmp_path / name)
+    assert engine.asked == []
