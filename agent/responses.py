@@ -264,6 +264,8 @@ class Responses:
             self._pace.drop()
         output_tokens = self._engine.count_tokens(response.events.text)
         if item := response.item:
+            if item.alignment and ending == "cancelled":
+                item.alignment.truncate(item.alignment.sent_ms)  # nobody can have heard more
             item.text = item.alignment.text if item.alignment else response.events.text
             item.tokens = self._engine.count_tokens(item.text)
             item.status = "completed" if ending == "completed" else "incomplete"

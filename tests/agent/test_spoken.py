@@ -278,7 +278,7 @@ async def test_a_reply_can_be_interrupted_at_any_point(position: int, how: str, 
 
 async def test_speech_silences_the_reply_at_once_and_unheard_words_are_forgotten() -> None:
     engine, voice = ScriptedEngine(), ScriptedVoice()
-    engine.words = ["One two three. Four five six. ", "Seven " * 30]
+    engine.words = ["One two three. Four five six. ", "Seven " * 300]
     async with listening(engine, voice, lead_ms=500) as client:
         await client.send("response.create")
         while len(heard(client.seen)) < 48 * 400:
@@ -287,7 +287,7 @@ async def test_speech_silences_the_reply_at_once_and_unheard_words_are_forgotten
         done = await client.until("response.done")
         assert done["response"]["status_details"]["reason"] == "turn_detected"
         item_id, sent_ms = done["response"]["output"][0]["id"], len(heard(client.seen)) // 48
-        assert sent_ms < 2_000  # of seven written seconds
+        assert sent_ms < len("".join(engine.words)) * MS_PER_CHAR
         for end_ms in (220, 90, 90):  # "Four" would end at 190, "two" at 70
             await client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end_ms)
             truncated = await client.until("conversation.item.truncated")
@@ -299,6 +299,29 @@ async def test_speech_silences_the_reply_at_once_and_unheard_words_are_forgotten
         await client.append(silence(700))
         await client.until("response.created")
         assert engine.asked[-1][1][0].reply == "One two"
+
+
+async def test_the_history_holds_no_words_that_were_never_sent() -> None:
+    """Also where the client does not say what was heard."""
+
+    class Slow(ScriptedVoice):
+        CHAR_SAMPLES = 2_400
+
+    engine, voice = ScriptedEngine(), Slow()
+    engine.words = ["One two three four five six seven eight nine ten."]
+    async with listening(engine, voice, lead_ms=200) as client:
+        await client.send("response.create")
+        while not heard(client.seen):
+            await client.receive()
+        await client.send("response.cancel")
+        await client.until("response.done")
+        sent = len(heard(client.seen)) // 2 // Slow.CHAR_SAMPLES  # characters
+        assert read(client.seen) == engine.words[0]
+        await client.send("response.create")
+        await client.until("response.created")
+    kept = engine.asked[1][1][0].reply or ""
+    assert engine.words[0].startswith(kept)
+    assert sent - len(" seven") <= len(kept) <= sent < len(engine.words[0])
 
 
 async def test_a_truncation_that_cannot_be_is_told_and_changes_nothing() -> None:

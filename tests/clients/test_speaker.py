@@ -143,7 +143,7 @@ async def test_full_duplex_lets_people_interrupt_and_the_unheard_words_are_forgo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = ScriptedEngine()
-    engine.words = ["One two. ", "Three four. ", "Five six. " * 50]
+    engine.words = ["One two. ", "Three four. ", "Five six. " * 300]
     async with in_a_room(engine, monkeypatch, full_duplex=True) as room:
         room.say(480, 0.2)
         room.say(800, 0)
