@@ -118,14 +118,7 @@ async def talk(
         the assistant hears itself
     Raises ClientError when there is no microphone or no server, or when the server leaves.
     """
-    with open_microphone(device) as microphone, ExitStack() as devices:
-        try:
-            playback = devices.enter_context(open_loudspeaker(output_device))
-        except ClientError as error:
-            if output_device:
-                raise
-            console.print(f"Replies are shown only: {error}")
-            playback = None
+    with open_microphone(device) as microphone, _loudspeaker_if_any(console, output_device) as playback:
         async with connect(url, spoken=playback is not None) as conversation:
             if playback and not conversation.spoken:
                 console.print("Replies are shown only: the server has no voice.")
@@ -141,6 +134,20 @@ async def talk(
                     if microphone.dropped:
                         lost_ms = microphone.dropped * BLOCK_MS
                         console.print(f"{lost_ms} ms of audio were dropped: the server was too slow")
+
+
+@contextmanager
+def _loudspeaker_if_any(console: Console, device: str | None) -> Iterator[Playback | None]:
+    """Where the default one is missing, that is said; one that was asked for has to be there."""
+    with ExitStack() as devices:
+        playback = None
+        try:
+            playback = devices.enter_context(open_loudspeaker(device))
+        except ClientError as error:
+            if device:
+                raise
+            console.print(f"Replies are shown only: {error}")
+        yield playback
 
 
 def _by_number(device: str | None) -> str | int | None:

@@ -180,6 +180,13 @@ async def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+async def test_a_loudspeaker_that_is_asked_for_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = {"name": "a device", "default_samplerate": 48_000.0}
+    monkeypatch.setitem(sys.modules, "sounddevice", portaudio(lambda *_: device, LoudThenQuiet))
+    with pytest.raises(ClientError, match="loudspeaker 'USB' cannot be opened: no such device"):
+        await talk(Console(file=io.StringIO()), "ws://127.0.0.1:9/", output_device="USB")
+
+
 @pytest.mark.needs("portaudio")
 async def test_the_real_library_says_when_there_is_no_such_device() -> None:
     with pytest.raises(ClientError, match="cannot be opened"), open_microphone("no such microphone"):
