@@ -42,6 +42,10 @@ def test_a_file_may_be_partial_or_empty(tmp_path: Path) -> None:
         ("[1]", "the file: "),
         ("server: {", "is not YAML"),
         ("turns: {threshold: 3}\nreply: {max_tokens: 0}", "reply.max_tokens: "),
+        ("voice: {program: ''}", "voice.program"),
+        ("voice: {language: '--path=/tmp'}", "voice.language: "),
+        ("voice: {lead_ms: 50}", "greater than or equal to 200"),
+        ("voice: {timeout_ms: 0}", "voice.timeout_ms: "),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:
