@@ -92,6 +92,9 @@ def play(
     lines: Annotated[list[str], typer.Argument(metavar="FILE | --text TEXT ...", help="What to say, in this order.")],
     url: Url = URL,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 20.0,
+    voice_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Have the replies spoken, into this sound file.")
+    ] = None,
 ) -> None:
     """Stream sound files in real time, as the turns of one conversation.
 
@@ -99,7 +102,7 @@ def play(
     """
     from clients.file import parse_lines, play
 
-    turns = asyncio.run(play(parse_lines(lines), console(), url, patience))
+    turns = asyncio.run(play(parse_lines(lines), console(), url, patience, voice_out))
     if not turns or not all(turn.complete and not turn.problem for turn in turns):
         raise typer.Exit(1)
 
@@ -108,12 +111,16 @@ def play(
 def talk(
     url: Url = URL,
     device: Annotated[str | None, typer.Option(help="Microphone, by name or number.")] = None,
+    output_device: Annotated[str | None, typer.Option(help="Loudspeaker, by name or number.")] = None,
+    full_duplex: Annotated[
+        bool, typer.Option("--full-duplex", help="Listen while a reply sounds; without headphones it hears itself.")
+    ] = False,
 ) -> None:
-    """Talk with the assistant through a microphone."""
+    """Talk with the assistant through a microphone and a loudspeaker."""
     from clients.speaker import talk
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(talk(console(), url, device))
+        asyncio.run(talk(console(), url, device, output_device, full_duplex))
 
 
 @app.command()

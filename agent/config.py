@@ -81,6 +81,18 @@ class ReplyConfig:
 
 
 @dataclass(frozen=True, config=FORBID)
+class VoiceConfig:
+    """How answers are spoken to clients that ask for it."""
+
+    program: Annotated[StrictStr, Field(min_length=1)] | None = "espeak-ng"
+    language: Annotated[StrictStr, Field(pattern=r"^[A-Za-z][\w+./-]*$", max_length=64)] = "en-us"
+    words_per_minute: Annotated[StrictInt, Field(ge=80, le=450)] = 170
+    processes: Annotated[StrictInt, Field(ge=1, le=64)] = 4
+    timeout_ms: Annotated[StrictInt, Field(ge=100, le=60_000)] = 2_000
+    lead_ms: Annotated[StrictInt, Field(ge=200, le=60_000)] = 2_000
+
+
+@dataclass(frozen=True, config=FORBID)
 class AgentConfig:
     """Everything."""
 
@@ -89,6 +101,7 @@ class AgentConfig:
     turns: TurnsConfig = field(default_factory=TurnsConfig)
     speakers: SpeakersConfig = field(default_factory=SpeakersConfig)
     reply: ReplyConfig = field(default_factory=ReplyConfig)
+    voice: VoiceConfig = field(default_factory=VoiceConfig)
 
 
 def load_config(path: Path | None) -> AgentConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from agent.alignment import Alignment
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import message_item
 from wavllm_core.engine.api import Exchange, Heard
@@ -28,11 +29,15 @@ class Item:
     heard: Heard | None = None  # kept for the newest user item only
     speaker: int | None = None
     tokens: int = 0  # of its text, for usage figures
+    alignment: Alignment | None = None  # of a spoken reply
 
     def to_wire(self) -> dict[str, Any]:
         """The item object of the protocol."""
+        content: dict[str, Any]
         if self.spoken:
             content = {"type": "input_audio", "transcript": self.text or None}
+        elif self.alignment:
+            content = {"type": "output_audio", "transcript": self.text}
         else:
             content = {"type": "output_text" if self.role == "assistant" else "input_text", "text": self.text}
         return message_item(self.id, self.role, self.status, [content])
@@ -86,6 +91,21 @@ class Conversation:
         if item is None:
             raise ProtocolError("item_not_found", f"there is no item {item_id!r}", param="item_id")
         self.items.remove(item)
+
+    def truncate(self, item_id: str, audio_end_ms: int) -> Item:
+        """Take the words out of a spoken reply that were not heard. Raises ProtocolError, and changes nothing then."""
+        item = self.find(item_id)
+        if item is None:
+            raise ProtocolError("item_not_found", f"there is no item {item_id!r}", param="item_id")
+        if item.alignment is None:
+            message = f"item {item_id!r} is no spoken reply; only those can be truncated"
+            raise ProtocolError("invalid_value", message, param="item_id")
+        if audio_end_ms > item.alignment.sent_ms:
+            message = f"the audio of {item.alignment.sent_ms} ms is already shorter than audio_end_ms, {audio_end_ms}"
+            raise ProtocolError("invalid_value", message, param="audio_end_ms")
+        item.alignment.truncate(audio_end_ms)
+        item.text = item.alignment.text
+        return item
 
     def instructions(self, own: str) -> str:
         """The instructions of the session or response, and what system messages add."""

@@ -1,6 +1,6 @@
 """From a client's PCM to turns with their audio, as it arrives.
 
-`Resampler` brings any rate to 16 kHz; `Listener` cuts that into turns. Both hold the state of one stream,
+`Resampler` changes the rate; `Listener` cuts that into turns. Both hold the state of one stream,
 which does not grow, and neither knows the network or the model.
 """
 
@@ -27,12 +27,12 @@ class Speech:
 
 
 class Resampler:
-    """Turns 16-bit PCM of one rate into 16 kHz, chunk by chunk; holds back about 25 ms until flushed."""
+    """Turns 16-bit PCM of one rate into another, chunk by chunk; holds back about 25 ms until flushed."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, wanted_rate: int = SAMPLE_RATE) -> None:
         self._stream: Any = None
-        if sample_rate != SAMPLE_RATE:
-            self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="int16")
+        if sample_rate != wanted_rate:
+            self._stream = soxr.ResampleStream(sample_rate, wanted_rate, 1, dtype="int16")
 
     def push(self, pcm: bytes) -> bytes:
         if self._stream is None:

@@ -22,14 +22,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, VoiceConfig
 from agent.ear import EarLimits
 from agent.errors import AgentError
 from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
 from agent.protocol.settings import SessionSettings, TurnDetection
+from agent.responses import ReplyOptions
 from agent.session import Session, SessionOptions
+from agent.speaking import SpeechOptions
 from agent.vad import Vad, WebRtcVad
+from agent.voice import Voice, find_voice
 from wavllm_core.engine.api import Engine, Sampling
 from wavllm_core.errors import CapacityError, CoreError
 
@@ -54,13 +57,14 @@ async def serve(
     *,
     on_ready: Callable[[int], None] | None = None,
     make_vad: Callable[[float], Vad] = WebRtcVad,
+    make_voice: Callable[[VoiceConfig], Voice | None] = find_voice,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation; when this returns, no connection is left.
 
     The engine stays open: it is its builder's. `on_ready` is told the port.
     Raises AgentError when the address cannot be had.
     """
-    frontdoor = Frontdoor(config, engine, build_options(config, make_vad))
+    frontdoor = Frontdoor(config, engine, build_options(config, make_vad, make_voice))
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     try:
@@ -80,7 +84,9 @@ async def serve(
                 loop.remove_signal_handler(number)
 
 
-def build_options(config: AgentConfig, make_vad: Callable[[float], Vad]) -> SessionOptions:
+def build_options(
+    config: AgentConfig, make_vad: Callable[[float], Vad], make_voice: Callable[[VoiceConfig], Voice | None]
+) -> SessionOptions:
     """What a configuration means for a session."""
     turns, reply = config.turns, config.reply
     detection = TurnDetection(
@@ -90,9 +96,11 @@ def build_options(config: AgentConfig, make_vad: Callable[[float], Vad]) -> Sess
         turns.create_response,
         turns.interrupt_response,
     )
+    voice = make_voice(config.voice)
+    speech = SpeechOptions(voice, config.voice.timeout_ms / 1000, config.voice.lead_ms / 1000) if voice else None
     return SessionOptions(
-        settings=SessionSettings(instructions=reply.instructions, turn_detection=detection),
-        sampling=Sampling(reply.max_tokens, reply.temperature),
+        settings=SessionSettings(reply.instructions, turn_detection=detection, voice=voice.name if voice else None),
+        replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),
         same_speaker_similarity=config.speakers.same_speaker_similarity,
         version=_version(),

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from agent.conversation import Conversation, Item
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
+from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
     AudioAppend,
@@ -25,6 +26,7 @@ from agent.protocol.client_events import (
     ClientEvent,
     ItemCreate,
     ItemDelete,
+    ItemTruncate,
     ResponseCancel,
     ResponseCreate,
     SessionUpdate,
@@ -32,10 +34,10 @@ from agent.protocol.client_events import (
 )
 from agent.protocol.errors import ProtocolError
 from agent.protocol.settings import SessionSettings, merge
-from agent.responses import ReplyDue, ReplyEnded, ReplyPiece, Responses
+from agent.responses import ReplyDue, ReplyOptions, Responses
 from agent.speakers import Speakers
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
-from wavllm_core.engine.api import Engine, Exchange, Heard, Sampling
+from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
 MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
@@ -49,7 +51,7 @@ class SessionOptions:
     """What the operator decides for all conversations."""
 
     settings: SessionSettings  # that a session begins with
-    sampling: Sampling  # max_tokens is the most that a client may ask for
+    replies: ReplyOptions
     ear: EarLimits
     same_speaker_similarity: float
     version: str
@@ -94,9 +96,9 @@ class Session:
         """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
         self.id = events.new_id("sess")
         self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
-        self._mailbox: asyncio.Queue[
-            str | bytes | ReplyPiece | ReplyEnded | _TranscriptPiece | _TranscriptEnded | _HeardAhead
-        ] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._mailbox: asyncio.Queue[str | bytes | ReplyReport | _TranscriptPiece | _TranscriptEnded | _HeardAhead] = (
+            asyncio.Queue(MAILBOX_MESSAGES)
+        )
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
         self._settings = options.settings
@@ -108,7 +110,7 @@ class Session:
             engine,
             self._context,
             self._conversation,
-            options.sampling,
+            options.replies,
             self._tasks,
             self._mailbox.put,
             self._send,
@@ -130,7 +132,7 @@ class Session:
                 match await self._mailbox.get():
                     case str() | bytes() as message:
                         await self._take_message(message)
-                    case ReplyPiece() as piece:
+                    case ReplyPiece() | ReplyBegun() | SpokenPiece() as piece:
                         await self._responses.take(piece)
                     case ReplyEnded() as ended:
                         await self._responses.take(ended)
@@ -181,6 +183,9 @@ class Session:
             case ItemDelete():
                 self._conversation.remove(event.item_id)
                 await self._send(events.item_deleted(event.item_id))
+            case ItemTruncate():
+                await self._responses.truncate(event.item_id, event.audio_end_ms)
+                self._prepare()
             case ResponseCreate():
                 await self._responses.create(ReplyDue(self._settings, self._clock(), overrides=event))
             case ResponseCancel():

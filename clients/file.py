@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ import soxr
 from rich.console import Console
 
 from clients.display import follow
+from clients.playback import open_recording, record_replies
 from clients.realtime import DEFAULT_URL, SAMPLE_RATE, ClientError, Conversation, Waveform, connect
 from clients.turns import Turn, TurnLog
 
@@ -69,24 +71,40 @@ def parse_lines(arguments: Sequence[str]) -> list[Line]:
 
 
 async def play(
-    lines: Sequence[Line], console: Console, url: str = DEFAULT_URL, patience_seconds: float = 20.0
+    lines: Sequence[Line],
+    console: Console,
+    url: str = DEFAULT_URL,
+    patience_seconds: float = 20.0,
+    voice_out: Path | None = None,
 ) -> list[Turn]:
     """Say all lines, each after the answer to the one before, and print the conversation as it goes.
 
     A line that is not answered within the patience, counted from its end, is left behind.
-    Raises ClientError when the server is not there, or leaves.
+    voice_out: a sound file to be written, with the spoken replies one after the other
+    Raises ClientError when the server is not there, leaves, or has no voice where one is wanted.
     """
-    async with connect(url) as conversation, follow(conversation, console) as log:
-        for line in lines:
-            if line.caption:
-                console.print(f"\n{line.caption}", style="dim")
-            before = len(log.turns)
-            await _say(line, conversation, log, patience_seconds)
-            if len(log.turns) == before:
-                console.print("no speech was heard in it", style="red")
-            elif not log.settled:
-                console.print(f"no answer within {patience_seconds:g} s", style="red")
+    async with connect(url, spoken=voice_out is not None) as conversation:
+        if voice_out and not conversation.spoken:
+            raise ClientError(f"the server at {url} has no voice, so there is nothing to write to {voice_out}")
+        with open_recording(voice_out) if voice_out else nullcontext() as file:
+            events = record_replies(conversation, file) if file else conversation
+            async with follow(events, console) as log:
+                for line in lines:
+                    await _take_turn(line, conversation, log, console, patience_seconds)
     return log.turns
+
+
+async def _take_turn(
+    line: Line, conversation: Conversation, log: TurnLog, console: Console, patience_seconds: float
+) -> None:
+    if line.caption:
+        console.print(f"\n{line.caption}", style="dim")
+    before = len(log.turns)
+    await _say(line, conversation, log, patience_seconds)
+    if len(log.turns) == before:
+        console.print("no speech was heard in it", style="red")
+    elif not log.settled:
+        console.print(f"no answer within {patience_seconds:g} s", style="red")
 
 
 async def _say(line: Line, conversation: Conversation, log: TurnLog, patience_seconds: float) -> None:

@@ -39,8 +39,9 @@ class ClientError(Exception):
 class Conversation:
     """One open conversation: audio and typed text go in, events come out."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, spoken: bool = False) -> None:
         self._socket = socket
+        self.spoken = spoken  # replies come as audio
 
     async def send(self, event: Event) -> None:
         """Send any client event as it stands. Raises ClientError when the server is gone."""
@@ -65,6 +66,11 @@ class Conversation:
         await self.send({"type": "conversation.item.create", "item": item})
         await self.send({"type": "response.create"})
 
+    async def truncate(self, item_id: str, heard_ms: int) -> None:
+        """Tell how much of a spoken reply was heard before it was cut off."""
+        cut = {"item_id": item_id, "content_index": 0, "audio_end_ms": heard_ms}
+        await self.send({"type": "conversation.item.truncate", **cut})
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Every event of the server until it closes. Raises ClientError when the connection breaks."""
         try:
@@ -75,10 +81,13 @@ class Conversation:
 
 
 @asynccontextmanager
-async def connect(url: str = DEFAULT_URL, instructions: str | None = None) -> AsyncIterator[Conversation]:
-    """Open a conversation with text replies, ready for audio at 16 kHz.
+async def connect(
+    url: str = DEFAULT_URL, instructions: str | None = None, *, spoken: bool = False
+) -> AsyncIterator[Conversation]:
+    """Open a conversation, ready for audio at 16 kHz.
 
     instructions: the system prompt; None leaves the server's own
+    spoken: replies are wanted as audio at 24 kHz; a server without a voice sends text all the same
     Raises ClientError when no such server is there, or when it refuses the session.
     """
     session: Event = {
@@ -90,8 +99,10 @@ async def connect(url: str = DEFAULT_URL, instructions: str | None = None) -> As
         session["instructions"] = instructions
     socket = await _open(url)
     async with socket:
-        conversation = Conversation(socket)
-        await _expect(socket, "session.created")
+        created = await _expect(socket, "session.created")
+        conversation = Conversation(socket, spoken and "output" in created["session"].get("audio", {}))
+        if conversation.spoken:
+            session["output_modalities"] = ["audio"]
         await conversation.send({"type": "session.update", "session": session})
         await _expect(socket, "session.updated")
         yield conversation
@@ -115,15 +126,16 @@ async def _open(url: str) -> ClientConnection:
         raise ClientError(f"no server at {url} ({error}); start one with: wavllm serve") from error
 
 
-async def _expect(socket: ClientConnection, kind: str) -> None:
+async def _expect(socket: ClientConnection, kind: str) -> Event:
     try:
-        event = json.loads(await socket.recv())
+        event: Event = json.loads(await socket.recv())
     except ConnectionClosed as closed:
         raise _lost(closed) from closed
     if event["type"] == "error":
         raise ClientError(f"the server refused the session: {event['error']['message']}")
     if event["type"] != kind:
         raise ClientError(f"the server sent {event['type']} where {kind} was due")
+    return event
 
 
 def _lost(closed: ConnectionClosed) -> ClientError:

@@ -90,7 +90,7 @@ class TurnLog:
         if kind == "created":
             waiting = [turn for turn in self.turns if not turn.answered]
             self._by_response[event["response"]["id"]] = waiting[-1] if waiting else Turn(spoken=False)
-        elif kind == "output_text.delta":
+        elif kind in ("output_text.delta", "output_audio_transcript.delta"):
             self._by_response[event["response_id"]].reply += event["delta"]
         elif kind == "done":
             turn = self._by_response[event["response"]["id"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:
-            if shutil.which(name, path=SEARCH_PATH) or ctypes.util.find_library(name):
+            found = shutil.which(name, path=SEARCH_PATH) or ctypes.util.find_library(name)
+            if found or importlib.util.find_spec(name):
                 continue
             if os.environ.get("REQUIRE_ALL") == "1":
                 pytest.fail(f"{name} is not installed, and REQUIRE_ALL=1", pytrace=False)

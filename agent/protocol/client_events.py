@@ -14,10 +14,11 @@ from typing import Final, Literal, NoReturn
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, Fields
-from agent.protocol.settings import NO_TOOLS, output_tokens, require_text_output
+from agent.protocol.settings import NO_TOOLS, Modality, check_output_audio, output_modality, output_tokens
 
 MAX_CONTENT_PARTS: Final = 16
 MAX_METADATA_PAIRS: Final = 16
+MAX_AUDIO_END_MS: Final = 24 * 3_600_000
 CONTENT_TYPES: Final = {
     "system": ("input_text",),
     "user": ("input_text", "input_audio"),
@@ -76,6 +77,15 @@ class ItemDelete:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemTruncate:
+    """Of a spoken reply only so much was heard."""
+
+    event_id: str | None
+    item_id: str
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseCreate:
     """Answer now; whatever is None is as the session has it."""
 
@@ -83,6 +93,7 @@ class ResponseCreate:
     instructions: str | None = None
     max_output_tokens: int | Literal["inf"] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    output: Modality | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,15 @@ class ResponseCancel:
 
 
 ClientEvent = (
-    SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ItemDelete | ResponseCreate | ResponseCancel
+    SessionUpdate
+    | AudioAppend
+    | AudioCommit
+    | AudioClear
+    | ItemCreate
+    | ItemDelete
+    | ItemTruncate
+    | ResponseCreate
+    | ResponseCancel
 )
 
 
@@ -170,6 +189,12 @@ def _item_delete(event_id: str | None, fields: Fields) -> ItemDelete:
     return ItemDelete(event_id, fields.text("item_id", MAX_ID_CHARS))
 
 
+def _item_truncate(event_id: str | None, fields: Fields) -> ItemTruncate:
+    fields.integer("content_index", 0, 0)
+    end_ms = fields.integer("audio_end_ms", 0, MAX_AUDIO_END_MS)
+    return ItemTruncate(event_id, fields.text("item_id", MAX_ID_CHARS), end_ms)
+
+
 def _response_create(event_id: str | None, fields: Fields) -> ResponseCreate:
     if fields.values.get("response") is None:
         return ResponseCreate(event_id)
@@ -178,12 +203,13 @@ def _response_create(event_id: str | None, fields: Fields) -> ResponseCreate:
         response.choice("conversation", ["auto"])
     response.refuse("input", "this server answers the conversation only")
     response.refuse("tools", NO_TOOLS)
-    require_text_output(response)
+    check_output_audio(response)
     return ResponseCreate(
         event_id,
         response.optional_text("instructions", MAX_TEXT_CHARS),
         output_tokens(response) if response.values.get("max_output_tokens") is not None else None,
         _metadata(response),
+        output_modality(response),
     )
 
 
@@ -208,6 +234,7 @@ PARSERS: Final[dict[str, Callable[[str | None, Fields], ClientEvent]]] = {
     "input_audio_buffer.clear": _audio_clear,
     "conversation.item.create": _item_create,
     "conversation.item.delete": _item_delete,
+    "conversation.item.truncate": _item_truncate,
     "response.create": _response_create,
     "response.cancel": _response_cancel,
 }

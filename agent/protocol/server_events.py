@@ -85,6 +85,15 @@ def item_deleted(item_id: str) -> ServerEvent:
     return {"type": "conversation.item.deleted", "item_id": item_id}
 
 
+def item_truncated(item_id: str, audio_end_ms: int) -> ServerEvent:
+    return {
+        "type": "conversation.item.truncated",
+        "item_id": item_id,
+        "content_index": 0,
+        "audio_end_ms": audio_end_ms,
+    }
+
+
 def speaker_told(item_id: str, number: int, similarity: float) -> ServerEvent:
     """Extension: who spoke, by number within this session."""
     return {

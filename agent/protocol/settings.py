@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from agent.protocol.fields import Fields
+from agent.protocol.fields import MAX_ID_CHARS, Fields
 
 INPUT_RATES_HZ: Final = (8_000, 16_000, 24_000, 48_000)
 MAX_PREFIX_MS: Final = 2_000
@@ -18,8 +18,12 @@ MIN_SILENCE_MS: Final = 100
 MAX_SILENCE_MS: Final = 10_000
 MAX_OUTPUT_TOKENS: Final = 4_096
 MODEL: Final = "wavllm"
-NO_VOICE: Final = 'this server has no voice yet; ask for ["text"]'
+OUTPUT_RATE_HZ: Final = 24_000
+OUTPUT_FORMAT: Final = {"type": "audio/pcm", "rate": OUTPUT_RATE_HZ}
+NO_VOICE: Final = 'this server has no voice; ask for ["text"]'
 NO_TOOLS: Final = "this server calls no tools yet"
+
+Modality = Literal["text", "audio"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +46,22 @@ class SessionSettings:
     transcription: bool = True  # transcripts are sent; they are made in any case, for the history
     turn_detection: TurnDetection | None = TurnDetection()  # None: the client commits
     max_output_tokens: int | Literal["inf"] = "inf"
+    output: Modality = "text"  # of replies; who wants to hear them says so
+    voice: str | None = None  # the server's own, which no client changes; None: it cannot speak
 
     def to_wire(self, session_id: str) -> dict[str, Any]:
         """The session object of the protocol, with effective values only."""
         detection = self.turn_detection
+        spoken = {"output": {"format": OUTPUT_FORMAT, "voice": self.voice, "speed": 1.0}}
         return {
             "type": "realtime",
             "object": "realtime.session",
             "id": session_id,
             "model": MODEL,
             "instructions": self.instructions,
-            "output_modalities": ["text"],
+            "output_modalities": [self.output],
             "audio": {
+                **(spoken if self.voice else {}),
                 "input": {
                     "format": {"type": "audio/pcm", "rate": self.input_rate_hz},
                     "noise_reduction": None,
@@ -68,7 +76,7 @@ class SessionSettings:
                         "interrupt_response": detection.interrupt_response,
                         "idle_timeout_ms": None,
                     },
-                }
+                },
             },
             "tools": [],
             "tool_choice": "auto",
@@ -84,21 +92,48 @@ def merge(current: SessionSettings, patch: Fields, defaults: SessionSettings) ->
     if "type" in patch:
         patch.choice("type", ["realtime"])
     patch.refuse("tools", NO_TOOLS)
-    require_text_output(patch)
     settings = current
+    if output := output_modality(patch):
+        if output == "audio" and current.voice is None:
+            raise patch.wrong("output_modalities", f'["text"]: {NO_VOICE}')
+        settings = replace(settings, output=output)
     if "instructions" in patch:
         settings = replace(settings, instructions=patch.text("instructions"))
     if "max_output_tokens" in patch:
         settings = replace(settings, max_output_tokens=output_tokens(patch))
+    check_output_audio(patch)
     if "audio" in patch and "input" in (audio := patch.object("audio")):
         settings = _merge_input(settings, audio.object("input"), defaults)
     return settings
 
 
-def require_text_output(fields: Fields) -> None:
-    """Raises ProtocolError when a reply is asked for in anything but text."""
-    if "output_modalities" in fields and fields.value("output_modalities") != ["text"]:
-        raise fields.wrong("output_modalities", f'["text"]: {NO_VOICE}')
+def output_modality(fields: Fields) -> Modality | None:
+    """What replies are asked for in; None: it is not said. Raises ProtocolError on anything but one of the two."""
+    if "output_modalities" not in fields:
+        return None
+    wanted = fields.value("output_modalities")
+    if wanted not in (["text"], ["audio"]):
+        raise fields.wrong("output_modalities", '["text"] or ["audio"]')
+    modality: Modality = wanted[0]
+    return modality
+
+
+def check_output_audio(fields: Fields) -> None:
+    """Raises ProtocolError when `audio.output` asks for a sound that there is not; any voice means the one there is."""
+    if "audio" not in fields or "output" not in (audio := fields.object("audio")):
+        return
+    output = audio.object("output")
+    if output.values.get("format") is not None:
+        audio_format = output.object("format")
+        audio_format.choice("type", ["audio/pcm"])
+        if "rate" in audio_format:
+            audio_format.choice("rate", [OUTPUT_RATE_HZ])
+    if isinstance(output.values.get("voice"), dict):
+        output.object("voice").text("id", MAX_ID_CHARS)
+    else:
+        output.optional_text("voice")
+    if output.values.get("speed") is not None:
+        output.number("speed", 1, 1)
 
 
 def output_tokens(fields: Fields) -> int | Literal["inf"]:

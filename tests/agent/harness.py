@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from agent.config import AgentConfig
 from agent.server import serve
+from agent.voice import Voice
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, silence, speech
 
 Event = dict[str, Any]
@@ -31,7 +32,10 @@ MODELS = event_models()
 
 @asynccontextmanager
 async def running(
-    engine: ScriptedEngine, config: AgentConfig | None = None, make_vad: Any = LoudnessVad
+    engine: ScriptedEngine,
+    config: AgentConfig | None = None,
+    make_vad: Any = LoudnessVad,
+    voice: Voice | None = None,
 ) -> AsyncIterator[int]:
     """A live server; gives its port, and afterwards sees to it that nothing is left."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -39,7 +43,7 @@ async def running(
     async with asyncio.TaskGroup() as tasks:
         config = config or AgentConfig()
         config = replace(config, server=replace(config.server, port=0))
-        work = serve(config, engine, on_ready=port.set_result, make_vad=make_vad)
+        work = serve(config, engine, on_ready=port.set_result, make_vad=make_vad, make_voice=lambda _: voice)
         server = tasks.create_task(work)
         try:
             yield await port

@@ -8,6 +8,7 @@ from agent.config import AgentConfig, load_config
 from agent.errors import ConfigError
 from agent.server import build_options
 from agent.vad import WebRtcVad
+from agent.voice import find_voice
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def test_a_file_may_be_partial_or_empty(tmp_path: Path) -> None:
     path.write_text("model: {checkpoint: some/folder}\nturns: {threshold: 1}\nreply: {instructions: Hi.}")
     config = load_config(path)
     assert config.model.checkpoint == Path("some/folder")
-    options = build_options(config, WebRtcVad)
+    options = build_options(config, WebRtcVad, find_voice)
     assert options.settings.turn_detection is not None
     assert options.settings.turn_detection.threshold == 1
     assert options.settings.instructions == "Hi."
@@ -43,6 +44,10 @@ def test_a_file_may_be_partial_or_empty(tmp_path: Path) -> None:
         ("[1]", "the file: "),
         ("server: {", "is not YAML"),
         ("turns: {threshold: 3}\nreply: {max_tokens: 0}", "reply.max_tokens: "),
+        ("voice: {program: ''}", "voice.program"),
+        ("voice: {language: '--path=/tmp'}", "voice.language: "),
+        ("voice: {lead_ms: 50}", "greater than or equal to 200"),
+        ("voice: {timeout_ms: 0}", "voice.timeout_ms: "),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:

@@ -119,7 +119,7 @@ def test_items_and_overrides_are_read() -> None:
     event = parse(type="conversation.item.create", item=item, previous_item_id="root")
     assert event == ItemCreate(None, "user", "a b", None, "mine", "root")
     response = {"max_output_tokens": "inf", "instructions": "", "output_modalities": ["text"]}
-    assert parse(type="response.create", response=response) == ResponseCreate(None, "", "inf")
+    assert parse(type="response.create", response=response) == ResponseCreate(None, "", "inf", output="text")
     assert parse(type="response.create", response=None) == ResponseCreate()
 
 
