@@ -43,6 +43,7 @@ def offline(waveform: Tensor) -> Tensor:
         return encoders().model.encode(**features)[0][0]
 
 
+@pytest.mark.timeout(60)  # many turns of seconds, on a machine that others use too
 @settings(max_examples=15, deadline=None)
 @given(sizes=st.lists(st.integers(1, 30_000), min_size=1, max_size=5).filter(lambda sizes: sum(sizes) >= 400))
 def test_an_exact_end_equals_offline_by_any_chunking(sizes: list[int]) -> None:
