@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -22,14 +21,16 @@ from wavllm_core.acoustic import init_as_filterbank
 from wavllm_core.checkpoint import load, load_tokenizer
 from wavllm_core.config import RollingConfig
 from wavllm_core.errors import InputError
+from wavllm_core.gate import gate_statistics
 from wavllm_core.model import RollingWavLLM
-from wavllm_core.prompt import PromptTemplate
+from wavllm_core.prompt import TRANSCRIBE, PromptTemplate
 from wavllm_core.speech import Encoded
 from wavllm_core.train.augment import Augmentation
 from wavllm_core.train.batches import Batch, ExampleMaker
 from wavllm_core.train.corpus import Corpus
 from wavllm_core.train.losses import Heads, ctc_loss, reply_loss, speaker_loss, word_loss
 from wavllm_core.train.parallel import Group
+from wavllm_core.train.progress import Log, learning_rate
 from wavllm_core.train.recipe import Recipe
 from wavllm_core.train.sampling import Steps, bucketed, prefetched
 
@@ -122,14 +123,6 @@ class Trainer:
         partial = self.last.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.last)
-
-    def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine down to a twentieth."""
-        recipe = self.recipe
-        if self.step < recipe.warmup_steps:
-            return recipe.peak_lr * (self.step + 1) / recipe.warmup_steps
-        done = (self.step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-        return recipe.peak_lr * (0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
     def margin(self) -> float:
         """Of the speaker loss, in radians; speakers that the head does not know yet are told apart without it first."""
@@ -233,14 +226,12 @@ class Trainer:
         self.model.train()
         batches = prefetched(self.batches())
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        sums: dict[str, list[float]] = {}
-        waited, rows, since = 0.0, 0, time.monotonic()
+        progress = Log(recipe.out, quiet=self.group.rank > 0)
         while self.step < recipe.steps:
             asked = time.monotonic()
             audio, text = next(batches)
-            waited += time.monotonic() - asked
-            rows += sum(len(batch) for batch in (audio, text) if batch is not None)
-            lr = self.learning_rate()
+            waited_s = time.monotonic() - asked
+            lr = learning_rate(self.step, recipe.peak_lr, recipe.warmup_steps, recipe.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             loss, parts = self.loss(audio, text)
@@ -251,31 +242,22 @@ class Trainer:
             if math.isfinite(norm):
                 self.optimizer.step()
             self.step += 1
-            for name, value in parts.items():
-                sums.setdefault(name, []).append(value)
+            rows = self.group.size * sum(len(batch) for batch in (audio, text) if batch is not None)
+            progress.add({"lr": lr} | parts, rows, waited_s)
             if self.step % recipe.log_every == 0:
-                took = time.monotonic() - since
-                self.report(lr, sums, self.group.size * rows / took, waited / took)
-                sums, waited, rows, since = {}, 0.0, 0, time.monotonic()
+                progress.report(self.step, self.gate_figures())
             if self.step % recipe.save_every == 0 or self.step == recipe.steps:
                 self.save()
             if self.step % recipe.validate_every == 0 or self.step == recipe.steps:
-                self.write_log(self.validate() if not self.group.rank else {})
+                progress.write(self.step, self.validate() if not self.group.rank else {})
 
-    def report(self, lr: float, sums: dict[str, list[float]], rows_per_s: float, waiting: float) -> None:
-        """The means since the last report."""
-        parts = {name: sum(values) / len(values) for name, values in sums.items()}
-        speed = {"utterances_per_s": rows_per_s, "waiting_for_data": waiting}
-        self.write_log({"lr": lr} | parts | speed)
-
-    def write_log(self, figures: dict[str, float]) -> None:
-        """One line for people, one for machines; by the first process alone."""
-        if self.group.rank:
-            return
-        line: dict[str, float] = {"step": self.step} | {name: round(v, 6) for name, v in figures.items()}
-        log.info(" ".join(f"{name} {value:.4g}" for name, value in line.items()))
-        with (self.recipe.out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    @torch.no_grad()
+    def gate_figures(self) -> dict[str, float]:
+        """How the gate stands for a transcription and without an instruction; nothing where it is off."""
+        if not self.recipe.gate:
+            return {}
+        gates = self.model.gate_for([self.maker.template.gate_ids(text) for text in (TRANSCRIBE, "")])
+        return gate_statistics(gates, self.model.config.lora.gate_max)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

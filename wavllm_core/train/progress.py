@@ -35,11 +35,12 @@ class Log:
         self.rows += rows
         self.waited_s += waited_s
 
-    def report(self, step: int) -> None:
-        """Write the means since the last report."""
+    def report(self, step: int, figures: Mapping[str, float] | None = None) -> None:
+        """Write the means since the last report, and what stands beside them."""
         took_s = time.monotonic() - self.since
         means = {name: sum(values) / len(values) for name, values in self.sums.items()}
-        self.write(step, means | {"utterances_per_s": self.rows / took_s, "waiting_for_data": self.waited_s / took_s})
+        speed = {"utterances_per_s": self.rows / took_s, "waiting_for_data": self.waited_s / took_s}
+        self.write(step, means | dict(figures or {}) | speed)
         self._clear()
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
