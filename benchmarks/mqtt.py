@@ -13,7 +13,6 @@ import asyncio
 import json
 import logging
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -25,7 +24,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from _report import announce, machine, parser, save, spread, table
 from aiomqtt import Client
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -179,7 +178,7 @@ async def weigh(address: BrokerAddress, devices: int, process: subprocess.Popen[
     return before, resident_mb(process)
 
 
-async def run(options: argparse.Namespace, folder: Path) -> None:
+async def run(options: argparse.Namespace, folder: Path, where: dict[str, Any]) -> None:
     port = free_port()
     address = BrokerAddress("127.0.0.1", port)
     config = folder / "mosquitto.conf"
@@ -198,25 +197,27 @@ async def run(options: argparse.Namespace, folder: Path) -> None:
         before, after = await weigh(address, options.idle, gateway)
         straight = [await stack.enter_async_context(direct(url)) for _ in range(options.devices)]
         by_mqtt = [await stack.enter_async_context(over_mqtt(f"d{n}", address)) for n in range(options.devices)]
-        print("| turn | way | turns | p50 | p95 | p99 |\n| --- | --- | --- | --- | --- | --- |")
+        rows = []
         for kind, name in enumerate(("typed", "spoken")):
             for way, clients in (("direct", straight), ("MQTT", by_mqtt)):
                 taken = await measure(clients, kind, options.turns)
-                p50, p95, p99 = np.percentile(taken, [50, 95, 99], method="higher")
-                print(f"| {name} | {way} | {len(taken)} | {p50:.1f} ms | {p95:.1f} ms | {p99:.1f} ms |")
-    print(f"\n{options.idle} idle devices, each with an open conversation: {before:.0f} MB → {after:.0f} MB")
+                rows.append((name, way, len(taken), *spread(taken).values()))
+    table(("turn", "way", "turns", "p50 ms", "p95", "p99"), rows)
+    print(f"{options.idle} idle devices, each with an open conversation: {before:.0f} MB → {after:.0f} MB")
+    save(options.out, "mqtt", where, {"rows": rows, "idle_devices": options.idle, "gateway_mb": [before, after]})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--devices", type=int, default=8, help="that talk at the same time")
-    parser.add_argument("--turns", type=int, default=20, help="of each")
-    parser.add_argument("--idle", type=int, default=200, help="devices that are weighed")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--devices", type=int, default=8, help="that talk at the same time")
+    arguments.add_argument("--turns", type=int, default=20, help="of each")
+    arguments.add_argument("--idle", type=int, default=200, help="devices that are weighed")
+    options = arguments.parse_args()
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # it tells of every client that leaves
-    print(f"$ python {' '.join(sys.argv)}\n{platform.machine()}, {os.cpu_count()} cores, {options.devices} devices\n")
+    where = machine()
+    announce(where)
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run(options, Path(folder)))
+        asyncio.run(run(options, Path(folder), where))
 
 
 if __name__ == "__main__":
