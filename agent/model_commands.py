@@ -84,12 +84,15 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder for config, tokenizer and weights.")],
     model: Annotated[Path, typer.Option(help="Its configuration.")] = Path("configs/train/nano-model.json"),
     tokenizer: Annotated[Path, typer.Option(help="Made by prepare.")] = Path("runs/tokenizer.json"),
+    mean_with: Annotated[
+        list[Path] | None, typer.Option(help="Another checkpoint; the mean of the weights is written. May be repeated.")
+    ] = None,
 ) -> None:
     """Write a trained model in the form that `serve` loads."""
     with told_what_to_install("train"):
         from wavllm_core.train.export import export
 
-    export(trained, model, tokenizer, out)
+    export([trained, *(mean_with or [])], model, tokenizer, out)
 
 
 @models.command()

@@ -1,19 +1,33 @@
-"""From a training checkpoint to the folder that is shipped."""
+"""From training checkpoints to the folder that is shipped."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from wavllm_core.checkpoint import save
 from wavllm_core.config import RollingConfig
 from wavllm_core.errors import CheckpointError
 
 
-def export(trained: Path, model_config: Path, tokenizer: Path, out: Path) -> None:
-    """Weights in bfloat16 beside config and tokenizer. Raises CheckpointError for a file that is not there."""
-    for path in (trained, tokenizer):
+def export(trained: Sequence[Path], model_config: Path, tokenizer: Path, out: Path) -> None:
+    """Weights in bfloat16 beside config and tokenizer; of several checkpoints of one model their mean.
+
+    Raises CheckpointError for a file that is not there, and for checkpoints of different models.
+    """
+    for path in (*trained, tokenizer):
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
-    save(out, RollingConfig.from_json(model_config), torch.load(trained, weights_only=True)["model"], tokenizer)
+    models = [torch.load(path, weights_only=True)["model"] for path in trained]
+    for path, model in zip(trained, models, strict=True):
+        if _shapes(model) != _shapes(models[0]):
+            raise CheckpointError(f"{path}: of another model than {trained[0]}")
+    mean = {name: torch.stack([model[name] for model in models]).mean(0) for name in models[0]}
+    save(out, RollingConfig.from_json(model_config), mean, tokenizer)
+
+
+def _shapes(model: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.items()}
