@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,14 @@ def test_code_is_never_unpickled(tmp_path: Path) -> None:
         convert(tmp_path / "final.pt", tmp_path / "out", HEADS)
 
 
+def test_weights_that_are_there_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    """transformers prefers a single file to an index of shards, so that the old weights would be loaded."""
+    path = write_checkpoint(tmp_path / "final.pt")
+    convert(path, tmp_path / "out", HEADS)
+    with pytest.raises(CheckpointError, match=r"out: holds weights already: model-00001-of-00001\.safetensors"):
+        convert(path, tmp_path / "out", HEADS)
+
+
 def test_heads_that_do_not_divide_are_named(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "final.pt")
     with pytest.raises(CheckpointError, match=r"32 channels are no heads of 64; say --semantic-head-dim"):
@@ -145,7 +154,7 @@ print((peak_kib() - before) * 1024)
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.timeout(60)  # a process of its own, which imports torch and transformers
-def test_peak_memory_is_below_one_shard(tmp_path: Path) -> None:
+def test_peak_memory_is_below_one_shard(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """A checkpoint of several shards: what it takes is bounded by the shard, not by the file."""
     tensors = weights()
     layer = "gpt_model.model_llama.layers.{}."
@@ -166,6 +175,7 @@ def test_peak_memory_is_below_one_shard(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     largest = max(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(list((tmp_path / "out").glob("*.safetensors"))) >= 4
+    record_property("peak_per_shard", int(done.stdout) / largest)
     assert int(done.stdout) < 1.3 * largest
 
 

@@ -263,6 +263,16 @@ def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
 
 
+@pytest.mark.needs("espeak-ng")
+@pytest.mark.timeout(60)
+def test_the_log_tells_how_the_gate_stands(tmp_path: Path) -> None:
+    Trainer(load_recipe(write_recipe(tmp_path, steps=2, log_every=1), Recipe)).run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert 0.5 < lines[0]["gate_mean"] < 1.5  # it starts near plain LoRA
+    off = Trainer(load_recipe(write_recipe(tmp_path / "off", gate=False), Recipe))
+    assert off.gate_figures() == {}
+
+
 def test_speeds_make_speakers_of_their_own(tmp_path: Path) -> None:
     Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
     template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))

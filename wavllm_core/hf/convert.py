@@ -76,8 +76,11 @@ def convert(
     """Write configuration, sharded safetensors and, given a tokenizer, the processor to `out`.
 
     Returns the configuration. Raises CheckpointError for a file that is damaged, needs unpickling of code, or does
-    not fit, in the last case listing every missing, unexpected and mis-shaped tensor, before anything is written.
+    not fit, in the last case listing every missing, unexpected and mis-shaped tensor, before anything is written;
+    and for a folder that holds weights.
     """
+    if old := sorted(out.glob("*.safetensors")):  # transformers might load those instead
+        raise CheckpointError(f"{out}: holds weights already: {old[0].name}")
     checkpoint = PublishedCheckpoint(source, max_shard_bytes // 4)
     config = derive_config(checkpoint, heads or Heads(), profile)
     with torch.device("meta"):

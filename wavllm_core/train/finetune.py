@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass as config
 from torch import Tensor
 
 from wavllm_core.audio import SAMPLE_RATE, Waveform, read_audio
-from wavllm_core.errors import InputError
+from wavllm_core.errors import CheckpointError, InputError
 from wavllm_core.gate import gate_statistics
 from wavllm_core.hf.model import WavLLMForConditionalGeneration
 from wavllm_core.hf.parts import loaded
@@ -122,11 +122,13 @@ class FineTuner:
         if model.config.use_gate and not recipe.gate:
             raise InputError("gate: false, for a model that has one")
         model.freeze()
-        self.examples = Examples(recipe.audio_root)
+        self.examples, self.validation = Examples(recipe.audio_root), Examples(recipe.audio_root)
         for path, weight in recipe.lists.items():
             self.examples.add(path, weight)
         if not self.examples.rows:
             raise InputError(f"lists: no row of {len(recipe.lists)} lists can be used")
+        if recipe.validation:
+            self.validation.add(recipe.validation, 1.0)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
         self.step = 0
@@ -140,12 +142,15 @@ class FineTuner:
         return self.accelerator.unwrap_model(self.model)
 
     def resume(self) -> None:
-        """Go on from the last checkpoint of this run, if there is one."""
+        """Go on from the last checkpoint of this run, if there is one. Raises CheckpointError for another model's."""
         last = self.recipe.out / "last.pt"
         if not last.exists():
             return
         saved = torch.load(last, map_location="cpu", weights_only=True)
-        self.bare_model.load_state_dict(saved["trained"], strict=False)
+        mine = {name: p.shape for name, p in self.bare_model.named_parameters() if p.requires_grad}
+        if {name: tensor.shape for name, tensor in saved["trained"].items()} != mine:
+            raise CheckpointError(f"{last}: of another model than {self.recipe.model}; give the run another `out`")
+        self.bare_model.load_state_dict(saved["trained"], strict=False)  # what is frozen comes from the folder
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
         log.info("%s: going on from step %d", last, self.step)
@@ -202,7 +207,7 @@ class FineTuner:
             if self.step % recipe.save_every == 0 or self.step == recipe.steps:
                 self.save()
             if recipe.validation and (self.step % recipe.validate_every == 0 or self.step == recipe.steps):
-                self.log.write(self.step, self.validate(recipe.validation))
+                self.log.write(self.step, self.validate())
         if self.examples.skipped:
             log.warning("%d rows were skipped", len(self.examples.skipped))
         if self.accelerator.is_main_process:
@@ -234,21 +239,22 @@ class FineTuner:
         self.step += 1
 
     @torch.no_grad()
-    def validate(self, path: Path) -> dict[str, float]:
-        """Loss and right tokens of another list, row weighted."""
-        examples = Examples(self.recipe.audio_root)
-        examples.add(path, 1.0)
-        read = [example for row in examples.rows if (example := examples.read(row))]
-        sums, rows = {"dev_loss": 0.0, "dev_right": 0.0}, self.recipe.batch_rows
+    def validate(self) -> dict[str, float]:
+        """Loss and right tokens of the other list, row weighted."""
+        rows, size, count = self.validation.rows, self.recipe.batch_rows, 0
+        sums = {"dev_loss": 0.0, "dev_right": 0.0}
         self.model.eval()
-        for start in range(0, len(read), rows):
-            part = read[start : start + rows]
+        for start in range(0, len(rows), size):
+            part = [example for row in rows[start : start + size] if (example := self.validation.read(row))]
+            if not part:
+                continue
+            count += len(part)
             batch = {name: tensor.to(self.accelerator.device) for name, tensor in self.batch(part).items()}
             out: Any = self.model(**batch)
             sums["dev_loss"] += out.loss.item() * len(part)
             sums["dev_right"] += _right(out.logits, out.labels) * len(part)
         self.model.train()
-        return {name: value / max(1, len(read)) for name, value in sums.items()}
+        return {name: value / max(1, count) for name, value in sums.items()}
 
 
 def ahead(batches: Iterator[dict[str, Tensor]], count: int = 2) -> Iterator[dict[str, Tensor]]:
