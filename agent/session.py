@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from agent.audio import check_samples
 from agent.conversation import Conversation, Item
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
 from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
@@ -170,7 +171,7 @@ class Session:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case AudioAppend():
-                await self._append(event.pcm)
+                await self._append(event.audio)
             case AudioCommit():
                 await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._clock()))
             case AudioClear():
@@ -199,10 +200,11 @@ class Session:
             await self._send(events.audio_cleared())
         await self._send(events.session_updated(self._settings.to_wire(self.id)))
 
-    async def _append(self, pcm: bytes) -> None:
-        slice_bytes = 2 * SLICE_S * self._settings.input_rate_hz
-        for offset in range(0, len(pcm), slice_bytes):
-            for happened in self._ear.hear(pcm[offset : offset + slice_bytes]):
+    async def _append(self, audio: bytes) -> None:
+        check_samples(self._settings.input_format, audio, "audio")
+        slice_bytes = SLICE_S * self._settings.input_format.bytes_per_s
+        for offset in range(0, len(audio), slice_bytes):
+            for happened in self._ear.hear(audio[offset : offset + slice_bytes]):
                 match happened:
                     case SpeechStarted():
                         await self._speech_started(happened)
@@ -210,7 +212,7 @@ class Session:
                         self._speech_paused()
                     case SpeechStopped():
                         await self._speech_stopped(happened)
-            if len(pcm) > slice_bytes:
+            if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
 
     async def _speech_started(self, started: SpeechStarted) -> None:
@@ -274,10 +276,10 @@ class Session:
     async def _create_item(self, event: ItemCreate) -> None:
         self._conversation.check_new(event.item_id, event.previous_item_id)
         item = Item(event.item_id or events.new_id("item"), event.role, event.text)
-        if event.pcm is None:
+        if event.audio is None:
             await self._add_item(item, event.previous_item_id)
             return
-        said = self._ear.take_whole(event.pcm, "item.content[0].audio")
+        said = self._ear.take_whole(event.audio, "item.content[0].audio")
         try:
             item.spoken, item.seconds = True, said.seconds
             await self._add_item(item, event.previous_item_id)
