@@ -17,7 +17,7 @@ from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.responses import ReplyOptions
 from agent.session import SessionOptions
 from agent.speaking import SpeechOptions
-from agent.vad import Vad, WebRtcVad
+from agent.vad import Vad, find_vad
 from agent.voice import Voice, find_voice
 from wavllm_core.engine.api import Engine, Sampling
 
@@ -30,7 +30,7 @@ async def serve(
     *,
     keys: Mapping[str, KeyConfig] | None = None,
     on_ready: Callable[[int], None] | None = None,
-    make_vad: Callable[[float], Vad] = WebRtcVad,
+    make_vad: Callable[[float], Vad] | None = None,
     make_voice: Callable[[VoiceConfig], Voice | None] = find_voice,
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation; when this returns, no connection is left.
@@ -39,7 +39,8 @@ async def serve(
     told the port. Raises AgentError when the address cannot be had, or the files for TLS.
     """
     access, tls = build_access(config.access, keys or {}), build_tls(config.access)
-    frontdoor = Frontdoor(config.server, engine, build_options(config, make_vad, make_voice), access, tls)
+    options = build_options(config, make_vad or find_vad(config.turns.detector), make_voice)
+    frontdoor = Frontdoor(config.server, engine, options, access, tls)
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     try:
