@@ -24,6 +24,7 @@ CONTEXT_SAMPLES: Final = 64  # of the window before
 KERNEL, STRIDE, PADDING, BANDS = 256, 128, 64, 129  # of the transform; samples, but for the bands
 STRIDES: Final = (1, 2, 2, 1)  # of the convolutions
 WEIGHTS: Final = "data/silero_vad_16k.safetensors"
+LAG_SAMPLES: Final = 640  # a word begins up to a window earlier, and softly
 HANGOVER_FRAMES: Final = 2
 HYSTERESIS: Final = 0.15  # speech goes on until so much below the threshold
 
@@ -88,6 +89,8 @@ class SileroVad:
 
     It says yes for HANGOVER_FRAMES more, as words end softly.
     """
+
+    lag_samples = LAG_SAMPLES
 
     def __init__(self, model: SileroModel, threshold: float) -> None:
         self._model, self._threshold = model, threshold

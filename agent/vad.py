@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 class Vad(Protocol):
     """Hears one stream frame by frame, and may remember the frames before."""
 
+    lag_samples: int  # its yes comes so much after speech began
+
     def is_speech(self, frame: bytes) -> bool:
         """Whether someone speaks; `frame` is FRAME_BYTES of 16-bit mono at 16 kHz."""
 
@@ -32,6 +34,8 @@ class WebRtcVad:
 
     It goes on saying yes for 60 to 140 ms after the last sound, and for its first frames of any noise.
     """
+
+    lag_samples = 0
 
     def __init__(self, threshold: float) -> None:
         """The `threshold` of the protocol, 0 to 1, picks one of WebRTC's four modes.

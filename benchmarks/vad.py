@@ -114,7 +114,6 @@ def main() -> None:
         "webrtcvad 0.5": lambda: WebRtcVad(0.5),
         "webrtcvad 0.75": lambda: WebRtcVad(0.75),
         "silero-vad 0.5": lambda: SileroVad(model, 0.5),
-        "silero-vad 0.35": lambda: SileroVad(model, 0.35),
     }
     where = machine()
     announce(where)
