@@ -37,6 +37,7 @@ class ServerConfig:
     max_sessions: Annotated[StrictInt, Field(ge=1)] = 32
     max_message_bytes: Annotated[StrictInt, Field(ge=2**16)] = 32 * 2**20
     send_timeout_s: Annotated[StrictFloat | StrictInt, Field(gt=0)] = 20
+    session_s: Annotated[StrictFloat | StrictInt, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True, config=FORBID)

@@ -24,13 +24,14 @@ from websockets.typing import Subprotocol
 
 from agent.config import AgentConfig, VoiceConfig
 from agent.ear import EarLimits
-from agent.errors import AgentError
+from agent.errors import AgentError, SessionOver
 from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
 from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.responses import ReplyOptions
 from agent.session import Session, SessionOptions
 from agent.speaking import SpeechOptions
+from agent.tool_calls import find_tool_caller
 from agent.vad import Vad, WebRtcVad
 from agent.voice import Voice, find_voice
 from wavllm_core.engine.api import Engine, Sampling
@@ -39,6 +40,7 @@ from wavllm_core.errors import CapacityError, CoreError
 PATH: Final = "/v1/realtime"
 HEALTH_PATH: Final = "/healthz"
 SUBPROTOCOL: Final = Subprotocol("realtime")  # what browsers offer
+GOING_AWAY: Final = 1001
 POLICY_VIOLATION: Final = 1008
 INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
@@ -98,12 +100,19 @@ def build_options(
     )
     voice = make_voice(config.voice)
     speech = SpeechOptions(voice, config.voice.timeout_ms / 1000, config.voice.lead_ms / 1000) if voice else None
+    caller = find_tool_caller(config.model.checkpoint)
     return SessionOptions(
-        settings=SessionSettings(reply.instructions, turn_detection=detection, voice=voice.name if voice else None),
-        replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech),
+        settings=SessionSettings(
+            reply.instructions,
+            turn_detection=detection,
+            voice=voice.name if voice else None,
+            calls_tools=caller is not None,
+        ),
+        replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech, caller),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),
         same_speaker_similarity=config.speakers.same_speaker_similarity,
         version=_version(),
+        lifetime_s=config.server.session_s,
     )
 
 
@@ -175,6 +184,12 @@ class Frontdoor:
             except TimeoutError:
                 await _close(connection, POLICY_VIOLATION, "the client reads too slowly")
 
+        async def converse() -> None:
+            try:
+                await session.run()
+            except* SessionOver as over:
+                await _close(connection, GOING_AWAY, str(over.exceptions[0]))
+
         async def read() -> None:
             async for message in connection:
                 await session.receive(message)
@@ -183,7 +198,7 @@ class Frontdoor:
             log.info("%s opened", session.id)
             async with asyncio.TaskGroup() as tasks:
                 running = [
-                    tasks.create_task(session.run(), name=f"converse {session.id}"),
+                    tasks.create_task(converse(), name=f"converse {session.id}"),
                     tasks.create_task(read(), name=f"read {session.id}"),
                 ]
                 await connection.wait_closed()
