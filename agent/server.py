@@ -27,6 +27,7 @@ from agent.ear import EarLimits
 from agent.errors import AgentError, SessionOver
 from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
+from agent.protocol.handshake import BETA_HEADER, Handshake
 from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.responses import ReplyOptions
 from agent.session import Session, SessionOptions
@@ -194,7 +195,10 @@ class Frontdoor:
             async for message in connection:
                 await session.receive(message)
 
-        with closing(Session(self._engine, self._options, send)) as session:
+        assert connection.request
+        query, beta = urlsplit(connection.request.path).query, connection.request.headers.get_all(BETA_HEADER)
+        handshake = Handshake.read(query, beta)
+        with closing(Session(self._engine, self._options, send, handshake=handshake)) as session:
             log.info("%s opened", session.id)
             async with asyncio.TaskGroup() as tasks:
                 running = [

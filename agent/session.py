@@ -36,6 +36,7 @@ from agent.protocol.client_events import (
     parse_client_event,
 )
 from agent.protocol.errors import ProtocolError
+from agent.protocol.handshake import Handshake
 from agent.protocol.items import ItemReference, NewItem, NewMessage
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
@@ -92,6 +93,7 @@ class Session:
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
         *,
+        handshake: Handshake = Handshake(),  # noqa: B008 - it is frozen
         wall_clock: Callable[[], float] = time.time,
         new_id: Callable[[str], str] = events.new_id,
     ) -> None:
@@ -104,8 +106,8 @@ class Session:
         self._expires_at = None if options.lifetime_s is None else int(wall_clock() + options.lifetime_s)
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
-        self._settings = options.settings
-        self._ear = Ear(self._context, options.ear, options.settings, new_id)
+        self._settings, self._handshake = handshake.apply(options.settings), handshake
+        self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
         self._speakers = Speakers(options.same_speaker_similarity)
         report = self._mailbox.put
@@ -209,7 +211,7 @@ class Session:
 
     async def _update(self, event: SessionUpdate) -> None:
         began = bool(self._conversation.items) or self._ear.holds_audio or not self._responses.idle
-        fixed = Fixed(kind=began, voice=self._responses.was_heard)
+        fixed = Fixed(kind=began or self._handshake.transcribes, voice=self._responses.was_heard)
         self._settings = merge(self._settings, event.patch, self._options.settings, fixed)
         had_audio = self._ear.holds_audio
         self._ear.configure(self._settings)
