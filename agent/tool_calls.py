@@ -99,7 +99,7 @@ class HermesReader:
                 found += [text[: len(text) - kept]] if len(text) > kept else []
                 self._held = text[len(text) - kept :]
                 break
-            found += [text] if text else []
+            found += [text.rstrip()] if text.strip() else []
             written, end, after = rest.partition(CALL_END)
             self._held = CALL + rest
             if not end:
@@ -107,7 +107,7 @@ class HermesReader:
                     raise ToolCallError(f"the model wrote a call of more than {MAX_CALL_CHARS} characters")
                 break
             found.append(self._read(written))
-            self._held = after.lstrip("\n")
+            self._held = after
         return found
 
     def finish(self) -> list[str | Call]:
@@ -152,5 +152,6 @@ def find_tool_caller(checkpoint: Path | None) -> ToolCaller | None:
 
 
 def _beginning(text: str) -> int:
-    """How many characters at the end may be the beginning of a call."""
-    return next((size for size in range(len(CALL) - 1, 0, -1) if text.endswith(CALL[:size])), 0)
+    """How many characters at the end may be the beginning of a call, with the space before it."""
+    tag = next((size for size in range(len(CALL) - 1, 0, -1) if text.endswith(CALL[:size])), 0)
+    return len(text) - len(text[: len(text) - tag].rstrip())
