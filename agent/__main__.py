@@ -127,14 +127,19 @@ def talk(
 def demo(
     port: Annotated[int | None, typer.Option(help="Of the server; 0: any free one.")] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Leave the server running until Ctrl-C.")] = False,
+    home: Annotated[bool, typer.Option("--home", help="Over MQTT, with broker, gateway and coffee machine.")] = False,
 ) -> None:
     """Start a server, let recorded people talk with it, and sum up."""
-    from clients.demo.run import run_demo
+    if home:
+        with told_what_to_install("home"):
+            from clients.demo.home import run_home_demo as run
+    else:
+        from clients.demo.run import run_demo as run
 
     if port is None:
         port = PORT if stay else 0
     with suppress(KeyboardInterrupt):
-        if not run_demo(console(), port, stay):
+        if not run(console(), port, stay):
             raise typer.Exit(1)
 
 
@@ -175,7 +180,8 @@ def device(
         from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
 
     address = parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca)
-    if not asyncio.run(run_device(name, parse_lines(lines), console(), address, patience)):
+    answers = asyncio.run(run_device(name, parse_lines(lines), console(), address, patience))
+    if not all(answer.complete for answer in answers):
         raise typer.Exit(1)
 
 

@@ -28,7 +28,7 @@ def make_item(
     item_id, writer = new.id or new_id("item"), caller or PLAIN
     match new:
         case NewMessage():
-            return Item(item_id, new.role, new.text, spoken=new.pcm is not None)
+            return Item(item_id, new.role, new.text, spoken=new.audio is not None)
         case NewCall():
             call = Call(new.name, new.arguments)
             return Item(

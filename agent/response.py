@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent.alignment import Alignment
+from agent.audio import Encoder
 from agent.conversation import Calling, Conversation, Item
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
@@ -73,6 +74,7 @@ class Response:
         self.item: Item | None = None  # the message that is open
         self._around = around
         self._after = plan.after
+        self._encoder = Encoder(events.output_format)  # of what the client hears
         self._tokens = 0  # of items that are closed
         self._spoken_samples = 0  # likewise
         self._latency_ms: dict[str, float] = {}
@@ -109,7 +111,7 @@ class Response:
                 item.alignment.begin(text)
                 await self._around.send(self.events.piece(text))
             case AudioChunk(pcm):
-                await self._around.send(self.events.audio(pcm))
+                await self._send_audio(self._encoder.push(pcm))
                 item.alignment.add(len(pcm) // 2)
                 self._around.conversation.audio.add(item.id, pcm)
                 self.note("first_audio_ms")
@@ -122,6 +124,7 @@ class Response:
     async def call(self, call: Call) -> None:
         """The model calls a function: one more item."""
         if self.item:
+            await self._flush_audio()
             self._finish_item("completed")
             await self._send(self.events.close())
         around = self._around
@@ -150,6 +153,8 @@ class Response:
             self.task.cancel()
         if ending == "cancelled":
             self.pace.drop()
+        else:
+            await self._flush_audio()
         self._finish_item(ending)
         usage, latency = self._usage(), self._latency()
         await self._send(self.events.end(ending, usage=usage, reason=reason, failure=failure, latency=latency))
@@ -164,6 +169,14 @@ class Response:
             before = self._place(self.item)
             await self._send(self.events.open(self.item.id, before))
         return self.item
+
+    async def _flush_audio(self) -> None:
+        if self.item and self.item.alignment:
+            await self._send_audio(self._encoder.flush())
+
+    async def _send_audio(self, audio: bytes) -> None:
+        if audio:  # a resampler holds a little back
+            await self._around.send(self.events.audio(audio))
 
     def _finish_item(self, ending: Ending) -> None:
         """Leave in the history what was said; of a cancelled spoken message, what was sent at most."""

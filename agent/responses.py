@@ -252,6 +252,7 @@ class Responses:
             asked.max_output_tokens or due.settings.max_output_tokens,
             asked.metadata,
             plan.speech.voice.name if plan.speech else None,
+            asked.output_format or due.settings.output_format,
         )
         return Response(events, plan, pace, self._around)
 

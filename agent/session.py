@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from agent.audio import Encoder, check_samples
 from agent.conversation import Conversation, Item
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
 from agent.errors import SessionOver
@@ -45,6 +46,7 @@ from agent.responses import ReplyOptions, Responses
 from agent.speakers import Speakers
 from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
+from agent.vad import SAMPLE_RATE
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
@@ -186,7 +188,7 @@ class Session:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case AudioAppend():
-                await self._append(event.pcm)
+                await self._append(event.audio)
             case AudioCommit():
                 await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._now_s))
             case AudioClear():
@@ -220,10 +222,11 @@ class Session:
             await self._send(events.audio_cleared())
         await self._send(events.session_updated(self._to_wire()))
 
-    async def _append(self, pcm: bytes) -> None:
-        slice_bytes = 2 * SLICE_S * self._settings.input_rate_hz
-        for offset in range(0, len(pcm), slice_bytes):
-            for happened in self._ear.hear(pcm[offset : offset + slice_bytes]):
+    async def _append(self, audio: bytes) -> None:
+        check_samples(self._settings.input_format, audio, "audio")
+        slice_bytes = SLICE_S * self._settings.input_format.bytes_per_s
+        for offset in range(0, len(audio), slice_bytes):
+            for happened in self._ear.hear(audio[offset : offset + slice_bytes]):
                 match happened:
                     case SpeechStarted():
                         await self._speech_started(happened)
@@ -231,7 +234,7 @@ class Session:
                         self._speech_paused()
                     case SpeechStopped():
                         await self._speech_stopped(happened)
-            if len(pcm) > slice_bytes:
+            if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
 
     async def _speech_started(self, started: SpeechStarted) -> None:
@@ -303,10 +306,10 @@ class Session:
         new = event.item
         self._conversation.check_new(new.id, event.previous_item_id)
         item = make_item(new, self._conversation, self._options.replies.caller, self._new_id)
-        if not isinstance(new, NewMessage) or new.pcm is None:
+        if not isinstance(new, NewMessage) or new.audio is None:
             await self._add_item(item, event.previous_item_id)
             return
-        said = self._ear.take_whole(new.pcm, "item.content[0].audio")
+        said = self._ear.take_whole(new.audio, "item.content[0].audio")
         try:
             await self._add_item(item, event.previous_item_id)
             failure = await self._finish_listening(said, item)
@@ -324,7 +327,10 @@ class Session:
         item = self._conversation.get(item_id)
         audio = None
         if (pcm := self._conversation.audio.get(item_id)) is not None:
-            audio = base64.b64encode(self._ear.as_client_audio(pcm) if item.spoken else pcm).decode()
+            settings = self._settings
+            heard = Encoder(settings.input_format, SAMPLE_RATE)
+            encoder = heard if item.spoken else Encoder(settings.output_format)
+            audio = base64.b64encode(encoder.push(pcm) + encoder.flush()).decode()
         await self._send(events.item_retrieved(item.to_wire(audio)))
 
     async def _create_response(self, event: ResponseCreate) -> None:
@@ -347,8 +353,8 @@ class Session:
             item = make_item(new, self._conversation, self._options.replies.caller, self._new_id, items, path)
             item.tokens = self._engine.count_tokens(item.text)
             items.append(item)
-            if isinstance(new, NewMessage) and new.pcm is not None:
-                said = self._ear.take_whole(new.pcm, f"{path}.content[0].audio")
+            if isinstance(new, NewMessage) and new.audio is not None:
+                said = self._ear.take_whole(new.audio, f"{path}.content[0].audio")
                 try:
                     item.heard, item.seconds = await said.utterance.hear(), said.seconds
                 except CoreError as error:

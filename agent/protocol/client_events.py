@@ -2,7 +2,7 @@
 
 `parse_client_event` takes any message at all and either returns one of the classes below or raises
 ProtocolError. Unknown fields are ignored; unknown types, and known fields that ask for something this
-server does not do, are refused.
+server does not do, are refused. A binary message is an extension: audio as it is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AudioAppend:
     """More of what the microphone heard."""
 
     event_id: str | None
-    pcm: bytes  # 16-bit little-endian mono at the rate of the session
+    audio: bytes  # in the input format of the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def parse_client_event(message: str | bytes) -> ClientEvent:
         text = f"the message has {len(message)} bytes; the limit is {MAX_MESSAGE_BYTES}"
         raise ProtocolError("message_too_large", text)
     if isinstance(message, bytes):
-        raise ProtocolError("unknown_event", "binary messages are not understood; send JSON as text")
+        return AudioAppend(None, message)
     try:
         values = json.loads(message, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -142,7 +142,7 @@ def _session_update(event_id: str | None, fields: Fields) -> SessionUpdate:
 
 
 def _audio_append(event_id: str | None, fields: Fields) -> AudioAppend:
-    return AudioAppend(event_id, fields.pcm("audio"))
+    return AudioAppend(event_id, fields.audio("audio"))
 
 
 def _audio_commit(event_id: str | None, fields: Fields) -> AudioCommit:

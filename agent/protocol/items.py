@@ -25,7 +25,7 @@ class NewMessage:
     id: str | None  # chosen by the client
     role: Role
     text: str
-    pcm: bytes | None = None  # spoken instead of typed
+    audio: bytes | None = None  # spoken instead of typed, in the input format of the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _read_message(fields: Fields, item_id: str | None) -> NewMessage:
     parts = fields.objects("content", MAX_CONTENT_PARTS)
     if not parts:
         raise fields.wrong("content", "a list of at least one part")
-    text, pcm = "", None
+    text, audio = "", None
     for part in parts:
         kind = part.choice("type", CONTENT_TYPES[role])
         if kind != "input_audio":
@@ -90,8 +90,8 @@ def _read_message(fields: Fields, item_id: str | None) -> NewMessage:
         elif len(parts) > 1:
             raise fields.wrong("content", "one input_audio alone, or texts")
         else:
-            pcm = part.pcm("audio")
+            audio = part.audio("audio")
     if len(text) > MAX_TEXT_CHARS:
         message = f"{fields.at('content')} has {len(text)} characters; the limit is {MAX_TEXT_CHARS}"
         raise ProtocolError("string_above_max_length", message, param=fields.at("content"))
-    return NewMessage(item_id, role, text, pcm)
+    return NewMessage(item_id, role, text, audio)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from agent.protocol.formats import PCM_24_KHZ, AudioFormat
 from agent.protocol.server_events import ServerEvent, call_item, item_added, item_done, message_item
-from agent.protocol.settings import OUTPUT_FORMAT
 
 Ending = Literal["completed", "cancelled", "failed", "incomplete"]
 ENDED_STATUS: Final = {"completed": "completed", "cancelled": "incomplete", "failed": "incomplete"}
@@ -37,6 +37,7 @@ class ReplyEvents:
     max_output_tokens: int | Literal["inf"]
     metadata: Mapping[str, str]
     voice: str | None = None  # None: in writing
+    output_format: AudioFormat = PCM_24_KHZ
     status: Literal["in_progress"] | Ending = "in_progress"
     _message: _Message | None = None
     _output: list[dict[str, Any]] = field(default_factory=list)  # items that are closed
@@ -78,9 +79,9 @@ class ReplyEvents:
         kind = "output_audio_transcript" if self.voice else "output_text"
         return {"type": f"response.{kind}.delta", **self._place(message.item_id), "content_index": 0, "delta": delta}
 
-    def audio(self, pcm: bytes) -> ServerEvent:
+    def audio(self, audio: bytes) -> ServerEvent:
         """More audio, of the text before. Raises ValueError outside an open message."""
-        place, delta = self._place(self._open_message().item_id), base64.b64encode(pcm).decode()
+        place, delta = self._place(self._open_message().item_id), base64.b64encode(audio).decode()
         return {"type": "response.output_audio.delta", **place, "content_index": 0, "delta": delta}
 
     def close(self, ending: Ending = "completed") -> list[ServerEvent]:
@@ -174,7 +175,7 @@ class ReplyEvents:
             "output": list(self._output),
             "conversation_id": self.conversation_id,
             "output_modalities": ["audio" if self.voice else "text"],
-            "audio": {"output": {"format": OUTPUT_FORMAT, "voice": self.voice}} if self.voice else None,
+            "audio": {"output": {"format": self.output_format.to_wire(), "voice": self.voice}} if self.voice else None,
             "max_output_tokens": self.max_output_tokens,
             "usage": usage,
             "metadata": dict(self.metadata) or None,

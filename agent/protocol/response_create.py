@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from agent.protocol.fields import MAX_TEXT_CHARS, Fields
+from agent.protocol.formats import PCM_24_KHZ, AudioFormat
 from agent.protocol.items import ItemReference, NewItem, read_input_item
-from agent.protocol.settings import Modality, check_output_audio, output_modality, output_tokens
+from agent.protocol.settings import Modality, output_audio, output_modality, output_tokens
 from agent.protocol.tools import FunctionTool, ToolChoice, read_tool_choice, read_tools
 
 MAX_METADATA_PAIRS: Final = 16
@@ -24,6 +25,7 @@ class ResponseCreate:
     max_output_tokens: int | Literal["inf"] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     output: Modality | None = None
+    output_format: AudioFormat | None = None
     tools: tuple[FunctionTool, ...] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -40,7 +42,6 @@ def read_response_create(event_id: str | None, fields: Fields) -> ResponseCreate
     if response.values.get("conversation") is not None:
         conversation = response.choice("conversation", ["auto", "none"])
     response.refuse("prompt", "this server keeps no prompt templates; send instructions")
-    check_output_audio(response)
     parallel = "parallel_tool_calls"
     return ResponseCreate(
         event_id,
@@ -48,6 +49,7 @@ def read_response_create(event_id: str | None, fields: Fields) -> ResponseCreate
         output_tokens(response) if response.values.get("max_output_tokens") is not None else None,
         _metadata(response),
         output_modality(response),
+        output_audio(response, PCM_24_KHZ)[0],
         read_tools(response),
         read_tool_choice(response),
         response.flag(parallel) if response.values.get(parallel) is not None else None,

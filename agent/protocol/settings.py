@@ -12,16 +12,14 @@ from typing import Any, Final, Literal
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, Fields
+from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
 from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, read_tool_choice, read_tools
 
-INPUT_RATES_HZ: Final = (8_000, 16_000, 24_000, 48_000)
 MAX_PREFIX_MS: Final = 2_000
 MIN_SILENCE_MS: Final = 100
 MAX_SILENCE_MS: Final = 10_000
 MAX_OUTPUT_TOKENS: Final = 4_096
 MODEL: Final = "wavllm"
-OUTPUT_RATE_HZ: Final = 24_000
-OUTPUT_FORMAT: Final = {"type": "audio/pcm", "rate": OUTPUT_RATE_HZ}
 NO_VOICE: Final = 'this server has no voice; ask for ["text"]'
 NOT_FOR_TRANSCRIPTION: Final = ("instructions", "output_modalities", "tools", "tool_choice", "max_output_tokens")
 
@@ -45,11 +43,12 @@ class SessionSettings:
     """Everything a session.update can change."""
 
     instructions: str = ""
-    input_rate_hz: int = 24_000
+    input_format: AudioFormat = PCM_24_KHZ
     transcription: bool = True  # transcripts are sent; they are made in any case, for the history
     turn_detection: TurnDetection | None = TurnDetection()  # None: the client commits
     max_output_tokens: int | Literal["inf"] = "inf"
     output: Modality = "text"  # of replies; who wants to hear them says so
+    output_format: AudioFormat = PCM_24_KHZ  # of spoken ones
     voice: str | None = None  # the server's own, which no client changes; None: it cannot speak
     calls_tools: bool = False  # whether the model can, likewise
     kind: Kind = "realtime"
@@ -65,7 +64,7 @@ class SessionSettings:
         if self.kind == "transcription":
             known["object"] = "realtime.transcription_session"
             return {**known, "audio": {"input": self._input_to_wire()}, "include": None}
-        spoken = {"output": {"format": OUTPUT_FORMAT, "voice": self.voice, "speed": 1.0}}
+        spoken = {"output": {"format": self.output_format.to_wire(), "voice": self.voice, "speed": 1.0}}
         return {
             **known,
             "object": "realtime.session",
@@ -83,7 +82,7 @@ class SessionSettings:
     def _input_to_wire(self) -> dict[str, Any]:
         detection = self.turn_detection
         return {
-            "format": {"type": "audio/pcm", "rate": self.input_rate_hz},
+            "format": self.input_format.to_wire(),
             "noise_reduction": None,
             "transcription": {"model": MODEL} if self.transcription else None,
             "turn_detection": detection
@@ -125,12 +124,14 @@ def merge(
     if "max_output_tokens" in patch:
         settings = replace(settings, max_output_tokens=output_tokens(patch))
     settings = _merge_tools(settings, patch)
-    if (voice := check_output_audio(patch)) and voice != settings.asked_voice:
-        if fixed.voice and voice != settings.voice:
+    output_format, voice = output_audio(patch, current.output_format)
+    if voice and voice not in (current.asked_voice, current.voice):
+        if fixed.voice:
             at = patch.at("audio.output.voice")
             message = f"{at} cannot change to {voice!r}: the voice of this session was heard already"
             raise ProtocolError("cannot_update_voice", message, param=at)
         settings = replace(settings, asked_voice=voice)
+    settings = replace(settings, output_format=output_format or current.output_format)
     if "audio" in patch and "input" in (audio := patch.object("audio")):
         settings = _merge_input(settings, audio.object("input"), defaults)
     return settings
@@ -183,24 +184,21 @@ def output_modality(fields: Fields) -> Modality | None:
     return modality
 
 
-def check_output_audio(fields: Fields) -> str | None:
-    """Which voice `audio.output` asks for, if any; any means the one there is.
+def output_audio(fields: Fields, current: AudioFormat) -> tuple[AudioFormat | None, str | None]:
+    """The format and the voice that `audio.output` asks for, if any. Any voice means the one there is.
 
     Raises ProtocolError when it asks for a sound that there is not.
     """
     if "audio" not in fields or "output" not in (audio := fields.object("audio")):
-        return None
-    output = audio.object("output")
+        return None, None
+    output, wanted = audio.object("output"), None
     if output.values.get("format") is not None:
-        audio_format = output.object("format")
-        audio_format.choice("type", ["audio/pcm"])
-        if "rate" in audio_format:
-            audio_format.choice("rate", [OUTPUT_RATE_HZ])
+        wanted = read_format(output.object("format"), current)
     if output.values.get("speed") is not None:
         output.number("speed", 1, 1)
     if isinstance(output.values.get("voice"), dict):
-        return output.object("voice").text("id", MAX_ID_CHARS)
-    return output.optional_text("voice")
+        return wanted, output.object("voice").text("id", MAX_ID_CHARS)
+    return wanted, output.optional_text("voice")
 
 
 def output_tokens(fields: Fields) -> int | Literal["inf"]:
@@ -213,10 +211,7 @@ def output_tokens(fields: Fields) -> int | Literal["inf"]:
 def _merge_input(current: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
     settings = current
     if "format" in patch:
-        audio_format = patch.object("format")
-        audio_format.choice("type", ["audio/pcm"])
-        if "rate" in audio_format:
-            settings = replace(settings, input_rate_hz=audio_format.choice("rate", INPUT_RATES_HZ))
+        settings = replace(settings, input_format=read_format(patch.object("format"), current.input_format))
     if "transcription" in patch:
         wanted = patch.value("transcription") is not None
         if wanted:

@@ -150,7 +150,8 @@ class Link:
 
         async def read() -> None:
             async for message in client.messages:
-                receive(Arrived(message.topic.value, bytes(message.payload), message.retain))
+                if any(message.topic.matches(topic) for topic in self._topics):  # amqtt sends others', too
+                    receive(Arrived(message.topic.value, bytes(message.payload), message.retain))
 
         self._client = client
         try:

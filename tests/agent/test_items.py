@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.kept_audio import KeptAudio
-from agent.protocol.settings import INPUT_RATES_HZ
+from agent.protocol.formats import PCM_RATES_HZ
 from tests.agent.harness import Client, Event, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, speech
 
@@ -52,7 +52,7 @@ async def test_every_kind_of_item_is_added_done_and_shown_again() -> None:
         assert (complaint["code"], complaint["param"]) == ("item_not_found", "item_id")
 
 
-@pytest.mark.parametrize("rate", INPUT_RATES_HZ)
+@pytest.mark.parametrize("rate", PCM_RATES_HZ)
 async def test_what_was_said_comes_back_at_the_rate_of_the_client(rate: int) -> None:
     async with running(ScriptedEngine()) as port, talking(port, rate=rate) as client:
         content = [{"type": "input_audio", "audio": base64.b64encode(speech(500, 2, rate)).decode()}]

@@ -18,9 +18,11 @@ import jinja2
 import pytest
 from aiomqtt import Client, Message
 
+from clients.demo.run import free_port
 from clients.device import MqttDevice
 from clients.mqtt.broker import BrokerAddress, parse_broker
 from clients.mqtt.discovery import discovery
+from clients.mqtt.embedded import embedded_broker
 from clients.mqtt.gateway import Gateway, GatewaySettings
 from clients.mqtt.topics import Line
 from clients.realtime import ClientError
@@ -185,3 +187,11 @@ def test_settings_that_cannot_be() -> None:
         GatewaySettings("http://127.0.0.1/")
     with pytest.raises(ClientError, match="holds \\+ or #"):
         GatewaySettings(discovery_prefix="home/#")
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    port = free_port()
+    async with embedded_broker(port):
+        with pytest.raises(ClientError, match=f"no broker can listen on 127.0.0.1:{port}"):
+            async with embedded_broker(port):
+                pass
