@@ -19,6 +19,7 @@ import typer
 
 from agent.model_commands import models
 from agent.terminal import console, told_what_to_install
+from agent.voice_commands import voices
 
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models)  # without a name: its commands are the app's own
+app.add_typer(voices, name="voices")
 log = logging.getLogger("wavllm")
 
 
