@@ -93,10 +93,12 @@ class Session:
         options: SessionOptions,
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
+        observe: Callable[[events.ServerEvent], None] = lambda _: None,
     ) -> None:
         """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
         self.id = events.new_id("sess")
         self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
+        self._observe = observe
         self._mailbox: asyncio.Queue[str | bytes | ReplyReport | _TranscriptPiece | _TranscriptEnded | _HeardAhead] = (
             asyncio.Queue(MAILBOX_MESSAGES)
         )
@@ -117,6 +119,12 @@ class Session:
             self._send,
             clock,
         )
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
+        busy = self._transcripts or self._ear.holds_audio or not self._mailbox.empty()
+        return self._responses.idle and not busy
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
@@ -331,4 +339,5 @@ class Session:
             await self._send(events.transcript_failed(item.id, ended.failure))
 
     async def _send(self, event: events.ServerEvent) -> None:
+        self._observe(event)
         await self._send_text(events.encode(event))
