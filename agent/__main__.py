@@ -59,6 +59,7 @@ def serve(
         keys = load_keys(settings.access, os.environ)
         from agent.frontdoor import PATH
         from agent.server import serve
+        from agent.voices.setup import build_speakers
         from wavllm_core.engine.core import EngineLimits
         from wavllm_core.engine.live import LiveEngine
         from wavllm_core.engine.speculation import SpeculationLimits
@@ -76,6 +77,7 @@ def serve(
         dtype=model.dtype,
         speculation=SpeculationLimits(per_utterance=model.speculations),
     )
+    speakers = build_speakers(settings.speakers, model.checkpoint)
     engine = LiveEngine.load(model.checkpoint, limits)
 
     def announce(port: int) -> None:
@@ -85,7 +87,7 @@ def serve(
 
     async def run() -> None:
         try:
-            await serve(settings, engine, keys=keys, on_ready=announce)
+            await serve(settings, engine, keys=keys, on_ready=announce, speakers=speakers)
         finally:
             await engine.close()
 

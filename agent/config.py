@@ -5,7 +5,6 @@ Knows only names, types and limits; `build_*` functions elsewhere turn sections 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -144,12 +143,12 @@ class AgentConfig:
     voice: VoiceConfig = field(default_factory=VoiceConfig)
 
 
-def load_voices_key(speakers: SpeakersConfig) -> str | None:
+def load_voices_key(speakers: SpeakersConfig, environment: Mapping[str, str]) -> str | None:
     """The key of the registry: from the environment, else from its file; None: it is not encrypted.
 
     Raises ConfigError for a file that cannot be read.
     """
-    if key := os.environ.get(VOICES_KEY_VARIABLE):
+    if key := environment.get(VOICES_KEY_VARIABLE):
         return key
     if speakers.key_file is None:
         return None

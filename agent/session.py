@@ -36,7 +36,7 @@ from agent.protocol.client_events import (
 from agent.protocol.errors import ProtocolError
 from agent.protocol.settings import SessionSettings, merge
 from agent.responses import ReplyDue, ReplyOptions, Responses
-from agent.speakers import Speakers
+from agent.speakers import SpeakerOptions, Speakers
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
@@ -54,7 +54,7 @@ class SessionOptions:
     settings: SessionSettings  # that a session begins with
     replies: ReplyOptions
     ear: EarLimits
-    same_speaker_similarity: float
+    speakers: SpeakerOptions
     version: str
 
 
@@ -107,7 +107,7 @@ class Session:
         self._settings = options.settings
         self._ear = Ear(self._context, options.ear, options.settings)
         self._conversation = Conversation()
-        self._speakers = Speakers(options.same_speaker_similarity)
+        self._speakers = Speakers(options.speakers.scale)
         self._transcripts = 0  # under way
         self._responses = Responses(
             engine,

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.voices.people import MAX_UTTERANCES, likeness
+from agent.voices.people import MAX_UTTERANCES, People, likeness
 from agent.voices.store import Person
 from wavllm_core.voices import VoiceScale
 
@@ -22,6 +22,15 @@ MAX_VOICES: Final = 16  # then the nearest known one is taken
 MAX_WEIGHT_S: Final = 60.0  # of a mean, so that a voice may drift
 
 Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerOptions:
+    """What the operator decides about voices."""
+
+    scale: VoiceScale = field(default_factory=VoiceScale)
+    people: People | None = None  # who is known by name
+    clients_may_enrol: bool = False
 
 
 @dataclass(frozen=True, slots=True)

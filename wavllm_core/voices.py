@@ -27,22 +27,17 @@ MAX_HEADER_BYTES, BLOCK_BYTES = 2**27, 2**22
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class VoiceScale:
-    """How to read the similarity (cosine) of two speaker vectors."""
+    """How to read the similarity (cosine) of two speaker vectors; by default, of a model that nobody measured."""
 
-    fingerprint: str  # of the weights that it was measured with
-    same_similarity: float  # above it two utterances are more likely of one voice: the threshold at the EER
-    slope: float  # confidence = logistic(slope * (similarity - same_similarity)), fitted to the same pairs
+    fingerprint: str = ""  # of the weights that it was measured with
+    same_similarity: float = 0.6  # above it two utterances are more likely of one voice: the threshold at the EER
+    slope: float = 10.0  # confidence = logistic(slope * (similarity - same_similarity)), fitted to the same pairs
     eer_percent: float | None = None  # how often that errs, either way; None: not measured
     measured_on: str = "nothing"
 
     def confidence(self, similarity: float) -> float:
         """The probability of one voice, were one and two equally likely before."""
         return 1 / (1 + math.exp(-self.slope * (similarity - self.same_similarity)))
-
-
-def uncalibrated(fingerprint: str) -> VoiceScale:
-    """What is taken for a model that nobody measured."""
-    return VoiceScale(fingerprint, same_similarity=0.6, slope=10.0)
 
 
 def fingerprint(folder: Path) -> str:
@@ -64,18 +59,18 @@ def fingerprint(folder: Path) -> str:
 
 
 def load_scale(folder: Path) -> VoiceScale:
-    """The scale of a checkpoint; `uncalibrated` where it brings none of its own weights.
+    """The scale of a checkpoint; the default one where it brings none of its own weights.
 
     Raises CheckpointError for a file that cannot be read.
     """
     name, path = fingerprint(folder), folder / SCALE
     if not path.is_file():
-        return uncalibrated(name)
+        return VoiceScale(name)
     try:
         scale = TypeAdapter(VoiceScale).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(f"{path}: no scale of voices: {error}") from error
-    return scale if scale.fingerprint == name else uncalibrated(name)
+    return scale if scale.fingerprint == name else VoiceScale(name)
 
 
 def save_scale(folder: Path, scale: VoiceScale) -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from agent.config import SpeakersConfig, load_voices_key
 from agent.errors import ConfigError, RegistryError
+from agent.speakers import SpeakerOptions
 from agent.voices.people import People
 from agent.voices.store import VoiceStore
 from wavllm_core.checkpoint import NANO
@@ -28,7 +30,13 @@ def open_people(config: SpeakersConfig, scale: VoiceScale) -> People:
     """Everybody whose voice is known. Raises ConfigError without a registry or a readable key, and RegistryError."""
     if config.registry is None:
         raise ConfigError("speakers.registry is null: nobody can be known")
-    return People(VoiceStore(config.registry.expanduser(), load_voices_key(config)), scale)
+    return People(VoiceStore(config.registry.expanduser(), load_voices_key(config, os.environ)), scale)
+
+
+def build_speakers(config: SpeakersConfig, checkpoint: Path | None) -> SpeakerOptions:
+    """What a server knows of voices. Raises ConfigError, RegistryError and CheckpointError."""
+    scale = build_scale(config, checkpoint)
+    return SpeakerOptions(scale, build_people(config, scale), config.clients_may_enrol)
 
 
 def build_people(config: SpeakersConfig, scale: VoiceScale) -> People | None:

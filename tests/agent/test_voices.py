@@ -162,7 +162,7 @@ def test_a_file_of_something_else_and_a_broken_record_are_named(tmp_path: Path) 
 
 
 def test_a_server_refuses_an_unreadable_file_or_goes_on_without_names(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "voices.db"
     path.write_bytes(b"no database at all")
@@ -174,9 +174,9 @@ def test_a_server_refuses_an_unreadable_file_or_goes_on_without_names(
         build_people(SpeakersConfig(registry=path, if_unreadable="go_on", policy="require"), SCALE)
     assert build_people(SpeakersConfig(registry=path, policy="off"), SCALE) is None
     with pytest.raises(ConfigError, match=r"key_file: .*none cannot be read"):
-        load_voices_key(SpeakersConfig(key_file=tmp_path / "none"))
-    monkeypatch.setenv("WAVLLM_VOICES_KEY", "from the environment")
-    assert load_voices_key(SpeakersConfig(key_file=tmp_path / "none")) == "from the environment"
+        load_voices_key(SpeakersConfig(key_file=tmp_path / "none"), {})
+    environment = {"WAVLLM_VOICES_KEY": "from the environment"}
+    assert load_voices_key(SpeakersConfig(key_file=tmp_path / "none"), environment) == "from the environment"
 
 
 def test_two_writers_at_a_time_lose_nobody(tmp_path: Path) -> None:
