@@ -43,7 +43,7 @@ from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.response import ReplyDue, Surroundings
 from agent.responses import ReplyOptions, Responses
-from agent.speakers import Speakers
+from agent.speakers import SpeakerOptions, Speakers
 from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
 from agent.vad import SAMPLE_RATE
@@ -63,7 +63,7 @@ class SessionOptions:
     settings: SessionSettings  # that a session begins with
     replies: ReplyOptions
     ear: EarLimits
-    same_speaker_similarity: float
+    speakers: SpeakerOptions
     version: str
     lifetime_s: float | None = None  # then a session is over
 
@@ -112,7 +112,7 @@ class Session:
         self._settings, self._handshake = handshake.apply(options.settings), handshake
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
-        self._speakers = Speakers(options.same_speaker_similarity)
+        self._speakers = Speakers(options.speakers.scale)
         report = self._mailbox.put
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
