@@ -51,6 +51,7 @@ class ServerConfig:
     ping_s: Seconds = 20
     pong_s: Seconds = 60
     drain_s: Seconds = 20
+    session_s: Seconds | None = None
 
 
 @dataclass(frozen=True, config=FORBID)

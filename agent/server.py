@@ -18,6 +18,7 @@ from agent.responses import ReplyOptions
 from agent.session import SessionOptions
 from agent.speakers import SpeakerOptions
 from agent.speaking import SpeechOptions
+from agent.tool_calls import find_tool_caller
 from agent.vad import Vad, WebRtcVad
 from agent.voice import Voice, find_voice
 from wavllm_core.engine.api import Engine, Sampling
@@ -84,12 +85,19 @@ def build_options(
     )
     voice = make_voice(config.voice)
     speech = SpeechOptions(voice, config.voice.timeout_ms / 1000, config.voice.lead_ms / 1000) if voice else None
+    caller = find_tool_caller(config.model.checkpoint)
     return SessionOptions(
-        settings=SessionSettings(reply.instructions, turn_detection=detection, voice=voice.name if voice else None),
-        replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech),
+        settings=SessionSettings(
+            reply.instructions,
+            turn_detection=detection,
+            voice=voice.name if voice else None,
+            calls_tools=caller is not None,
+        ),
+        replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech, caller),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),
         speakers=speakers,
         version=_version(),
+        lifetime_s=config.server.session_s,
     )
 
 

@@ -36,7 +36,7 @@ def test_a_scale_is_kept_for_the_weights_that_it_was_measured_with(tmp_path: Pat
     assert load_scale(tmp_path) == scale
     weights(tmp_path, acoustic=1.0)
     assert load_scale(tmp_path).eer_percent is None
-    (tmp_path / SCALE).write_text("{\"threshold\": 1}")
+    (tmp_path / SCALE).write_text('{"threshold": 1}')
     with pytest.raises(CheckpointError, match=f"{SCALE}: no scale of voices"):
         load_scale(tmp_path)
 
