@@ -51,10 +51,12 @@ def serve(
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("websockets").setLevel(logging.WARNING)  # it takes every health check for a failed handshake
     with told_what_to_install("server"):
-        from agent.config import load_config
+        from agent.config import load_config, load_keys
 
         settings = load_config(config)  # before the model, which takes seconds to import
-        from agent.server import PATH, serve
+        keys = load_keys(settings.access, os.environ)
+        from agent.frontdoor import PATH
+        from agent.server import serve
         from wavllm_core.engine.core import EngineLimits
         from wavllm_core.engine.live import LiveEngine
         from wavllm_core.engine.speculation import SpeculationLimits
@@ -76,11 +78,12 @@ def serve(
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S
-        print(f"Ready after {seconds:.1f} s: ws://{settings.server.host}:{port}{PATH}", flush=True)
+        scheme = "wss" if settings.access.certificate else "ws"
+        print(f"Ready after {seconds:.1f} s: {scheme}://{settings.server.host}:{port}{PATH}", flush=True)
 
     async def run() -> None:
         try:
-            await serve(settings, engine, on_ready=announce)
+            await serve(settings, engine, keys=keys, on_ready=announce)
         finally:
             await engine.close()
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from agent.alignment import Alignment
+from agent.audio import Encoder
 from agent.conversation import Conversation, Item
 from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece, speak_reply, write_reply
 from agent.protocol.client_events import ResponseCreate
@@ -61,6 +62,7 @@ class _Response:
     input_tokens: tuple[int, int]  # text, audio
     after: str  # the item it answers, whatever is added meanwhile; "root": none
     alignment: Alignment | None  # None: in writing
+    encoder: Encoder  # of what the client hears
     task: asyncio.Task[None] | None = None
     item: Item | None = None  # once there is text
     first_token_ms: float | None = None
@@ -188,7 +190,7 @@ class Responses:
                 response.alignment.begin(text)
                 await self._send(response.events.piece(text))
             case AudioChunk(pcm):
-                await self._send(response.events.audio(pcm))
+                await self._send_audio(response, response.encoder.push(pcm))
                 response.alignment.add(len(pcm) // 2)
                 response.first_audio_ms = response.first_audio_ms or self._since_due_ms(response)
             case SentenceMade(samples):
@@ -199,20 +201,26 @@ class Responses:
                 message = f"replies go on in writing where they cannot be spoken: {why}"
                 await self._send(error(ProtocolError("voice_failed", message), kind="server_error"))
 
+    async def _send_audio(self, response: _Response, audio: bytes) -> None:
+        if audio:  # a resampler holds a little back
+            await self._send(response.events.audio(audio))
+
     def _new_response(self, due: ReplyDue) -> _Response:
         settings, overrides = due.settings, due.overrides
         wanted = overrides.max_output_tokens or settings.max_output_tokens
         own = settings.instructions if overrides.instructions is None else overrides.instructions
         instructions = self._conversation.instructions(own)
         spoken = self._speech if (overrides.output or settings.output) == "audio" else None
+        voice, output_format = spoken.voice.name if spoken else None, overrides.output_format or settings.output_format
         return _Response(
-            ReplyEvents(self._conversation_id, wanted, overrides.metadata, spoken.voice.name if spoken else None),
+            ReplyEvents(self._conversation_id, wanted, overrides.metadata, voice, output_format),
             due,
             instructions,
             self._limited(wanted),
             self._count_input(instructions),
             self._conversation.last_id or "root",
             Alignment() if spoken else None,
+            Encoder(output_format),
         )
 
     def _limited(self, wanted: int | Literal["inf"]) -> Sampling:
@@ -262,6 +270,8 @@ class Responses:
             response.task.cancel()
         if ending == "cancelled":
             self._pace.drop()
+        elif response.item and response.alignment:
+            await self._send_audio(response, response.encoder.flush())
         output_tokens = self._engine.count_tokens(response.events.text)
         if item := response.item:
             if item.alignment and ending == "cancelled":

@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from agent.audio import check_samples
 from agent.conversation import Conversation, Item
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
 from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
@@ -92,10 +93,12 @@ class Session:
         options: SessionOptions,
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
+        observe: Callable[[events.ServerEvent], None] = lambda _: None,
     ) -> None:
         """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
         self.id = events.new_id("sess")
         self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
+        self._observe = observe
         self._mailbox: asyncio.Queue[str | bytes | ReplyReport | _TranscriptPiece | _TranscriptEnded | _HeardAhead] = (
             asyncio.Queue(MAILBOX_MESSAGES)
         )
@@ -116,6 +119,12 @@ class Session:
             self._send,
             clock,
         )
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
+        busy = self._transcripts or self._ear.holds_audio or not self._mailbox.empty()
+        return self._responses.idle and not busy
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
@@ -170,7 +179,7 @@ class Session:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case AudioAppend():
-                await self._append(event.pcm)
+                await self._append(event.audio)
             case AudioCommit():
                 await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._clock()))
             case AudioClear():
@@ -199,10 +208,11 @@ class Session:
             await self._send(events.audio_cleared())
         await self._send(events.session_updated(self._settings.to_wire(self.id)))
 
-    async def _append(self, pcm: bytes) -> None:
-        slice_bytes = 2 * SLICE_S * self._settings.input_rate_hz
-        for offset in range(0, len(pcm), slice_bytes):
-            for happened in self._ear.hear(pcm[offset : offset + slice_bytes]):
+    async def _append(self, audio: bytes) -> None:
+        check_samples(self._settings.input_format, audio, "audio")
+        slice_bytes = SLICE_S * self._settings.input_format.bytes_per_s
+        for offset in range(0, len(audio), slice_bytes):
+            for happened in self._ear.hear(audio[offset : offset + slice_bytes]):
                 match happened:
                     case SpeechStarted():
                         await self._speech_started(happened)
@@ -210,7 +220,7 @@ class Session:
                         self._speech_paused()
                     case SpeechStopped():
                         await self._speech_stopped(happened)
-            if len(pcm) > slice_bytes:
+            if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
 
     async def _speech_started(self, started: SpeechStarted) -> None:
@@ -274,10 +284,10 @@ class Session:
     async def _create_item(self, event: ItemCreate) -> None:
         self._conversation.check_new(event.item_id, event.previous_item_id)
         item = Item(event.item_id or events.new_id("item"), event.role, event.text)
-        if event.pcm is None:
+        if event.audio is None:
             await self._add_item(item, event.previous_item_id)
             return
-        said = self._ear.take_whole(event.pcm, "item.content[0].audio")
+        said = self._ear.take_whole(event.audio, "item.content[0].audio")
         try:
             item.spoken, item.seconds = True, said.seconds
             await self._add_item(item, event.previous_item_id)
@@ -329,4 +339,5 @@ class Session:
             await self._send(events.transcript_failed(item.id, ended.failure))
 
     async def _send(self, event: events.ServerEvent) -> None:
+        self._observe(event)
         await self._send_text(events.encode(event))

@@ -2,7 +2,7 @@
 
 `parse_client_event` takes any message at all and either returns one of the classes below or raises
 ProtocolError. Unknown fields are ignored; unknown types, and known fields that ask for something this
-server does not do, are refused.
+server does not do, are refused. A binary message is an extension: audio as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Final, Literal, NoReturn
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, Fields
-from agent.protocol.settings import NO_TOOLS, Modality, check_output_audio, output_modality, output_tokens
+from agent.protocol.formats import PCM_24_KHZ, AudioFormat
+from agent.protocol.settings import NO_TOOLS, Modality, output_audio, output_modality, output_tokens
 
 MAX_CONTENT_PARTS: Final = 16
 MAX_METADATA_PAIRS: Final = 16
@@ -39,7 +40,7 @@ class AudioAppend:
     """More of what the microphone heard."""
 
     event_id: str | None
-    pcm: bytes  # 16-bit little-endian mono at the rate of the session
+    audio: bytes  # in the input format of the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class ItemCreate:
     event_id: str | None
     role: Literal["system", "user", "assistant"]
     text: str
-    pcm: bytes | None  # spoken instead of typed
+    audio: bytes | None  # spoken instead of typed, in the input format of the session
     item_id: str | None  # chosen by the client
     previous_item_id: str | None  # None: at the end; "root": at the beginning
 
@@ -94,6 +95,7 @@ class ResponseCreate:
     max_output_tokens: int | Literal["inf"] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     output: Modality | None = None
+    output_format: AudioFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def parse_client_event(message: str | bytes) -> ClientEvent:
         text = f"the message has {len(message)} bytes; the limit is {MAX_MESSAGE_BYTES}"
         raise ProtocolError("message_too_large", text)
     if isinstance(message, bytes):
-        raise ProtocolError("unknown_event", "binary messages are not understood; send JSON as text")
+        return AudioAppend(None, message)
     try:
         values = json.loads(message, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -152,7 +154,7 @@ def _session_update(event_id: str | None, fields: Fields) -> SessionUpdate:
 
 
 def _audio_append(event_id: str | None, fields: Fields) -> AudioAppend:
-    return AudioAppend(event_id, fields.pcm("audio"))
+    return AudioAppend(event_id, fields.audio("audio"))
 
 
 def _audio_commit(event_id: str | None, fields: Fields) -> AudioCommit:
@@ -167,7 +169,7 @@ def _item_create(event_id: str | None, fields: Fields) -> ItemCreate:
     item = fields.object("item")
     item.choice("type", ["message"])
     role = item.choice("role", list(CONTENT_TYPES))
-    text, pcm = "", None
+    text, audio = "", None
     parts = item.objects("content", MAX_CONTENT_PARTS)
     if not parts:
         raise item.wrong("content", "a list of at least one part")
@@ -178,11 +180,11 @@ def _item_create(event_id: str | None, fields: Fields) -> ItemCreate:
         elif len(parts) > 1:
             raise item.wrong("content", "one input_audio alone, or texts")
         else:
-            pcm = part.pcm("audio")
+            audio = part.audio("audio")
     if len(text) > MAX_TEXT_CHARS:
         message = f"{item.at('content')} has {len(text)} characters; the limit is {MAX_TEXT_CHARS}"
         raise ProtocolError("string_above_max_length", message, param=item.at("content"))
-    return ItemCreate(event_id, role, text, pcm, item.optional_text("id"), fields.optional_text("previous_item_id"))
+    return ItemCreate(event_id, role, text, audio, item.optional_text("id"), fields.optional_text("previous_item_id"))
 
 
 def _item_delete(event_id: str | None, fields: Fields) -> ItemDelete:
@@ -203,13 +205,13 @@ def _response_create(event_id: str | None, fields: Fields) -> ResponseCreate:
         response.choice("conversation", ["auto"])
     response.refuse("input", "this server answers the conversation only")
     response.refuse("tools", NO_TOOLS)
-    check_output_audio(response)
     return ResponseCreate(
         event_id,
         response.optional_text("instructions", MAX_TEXT_CHARS),
         output_tokens(response) if response.values.get("max_output_tokens") is not None else None,
         _metadata(response),
         output_modality(response),
+        output_audio(response, PCM_24_KHZ),
     )
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agent.protocol.formats import PCM_24_KHZ, AudioFormat
 from agent.protocol.server_events import ServerEvent, item_added, item_done, message_item, new_id
-from agent.protocol.settings import OUTPUT_FORMAT
 
 Ending = Literal["completed", "cancelled", "failed", "incomplete"]
 
@@ -26,6 +26,7 @@ class ReplyEvents:
     max_output_tokens: int | Literal["inf"]
     metadata: Mapping[str, str]
     voice: str | None = None  # None: in writing
+    output_format: AudioFormat = PCM_24_KHZ
     response_id: str = field(default_factory=lambda: new_id("resp"))
     item_id: str = field(default_factory=lambda: new_id("item"))
     text: str = ""  # so far; of a spoken reply, its transcript
@@ -55,10 +56,10 @@ class ReplyEvents:
         kind = "output_audio_transcript" if self.voice else "output_text"
         return {"type": f"response.{kind}.delta", **self._place(), "delta": delta}
 
-    def audio(self, pcm: bytes) -> ServerEvent:
+    def audio(self, audio: bytes) -> ServerEvent:
         """More audio, of the text before. Raises ValueError outside an open response."""
         self._require_open()
-        return {"type": "response.output_audio.delta", **self._place(), "delta": base64.b64encode(pcm).decode()}
+        return {"type": "response.output_audio.delta", **self._place(), "delta": base64.b64encode(audio).decode()}
 
     def end(
         self,
@@ -129,7 +130,7 @@ class ReplyEvents:
             "output": [self._item([self._content()])] if over else [],
             "conversation_id": self.conversation_id,
             "output_modalities": ["audio" if self.voice else "text"],
-            "audio": {"output": {"format": OUTPUT_FORMAT, "voice": self.voice}} if self.voice else None,
+            "audio": {"output": {"format": self.output_format.to_wire(), "voice": self.voice}} if self.voice else None,
             "max_output_tokens": self.max_output_tokens,
             "usage": usage,
             "metadata": dict(self.metadata) or None,

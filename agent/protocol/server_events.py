@@ -14,7 +14,7 @@ from agent.protocol.errors import ProtocolError
 
 ServerEvent = dict[str, Any]
 
-EXTENSIONS: Final = ["wavllm.speaker", "wavllm_latency"]
+EXTENSIONS: Final = ["wavllm.speaker", "wavllm_latency", "binary_audio"]
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
 
 

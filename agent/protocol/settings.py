@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from agent.protocol.fields import MAX_ID_CHARS, Fields
+from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
 
-INPUT_RATES_HZ: Final = (8_000, 16_000, 24_000, 48_000)
 MAX_PREFIX_MS: Final = 2_000
 MIN_SILENCE_MS: Final = 100
 MAX_SILENCE_MS: Final = 10_000
 MAX_OUTPUT_TOKENS: Final = 4_096
 MODEL: Final = "wavllm"
-OUTPUT_RATE_HZ: Final = 24_000
-OUTPUT_FORMAT: Final = {"type": "audio/pcm", "rate": OUTPUT_RATE_HZ}
 NO_VOICE: Final = 'this server has no voice; ask for ["text"]'
 NO_TOOLS: Final = "this server calls no tools yet"
 
@@ -42,17 +40,18 @@ class SessionSettings:
     """Everything a session.update can change."""
 
     instructions: str = ""
-    input_rate_hz: int = 24_000
+    input_format: AudioFormat = PCM_24_KHZ
     transcription: bool = True  # transcripts are sent; they are made in any case, for the history
     turn_detection: TurnDetection | None = TurnDetection()  # None: the client commits
     max_output_tokens: int | Literal["inf"] = "inf"
     output: Modality = "text"  # of replies; who wants to hear them says so
+    output_format: AudioFormat = PCM_24_KHZ  # of spoken ones
     voice: str | None = None  # the server's own, which no client changes; None: it cannot speak
 
     def to_wire(self, session_id: str) -> dict[str, Any]:
         """The session object of the protocol, with effective values only."""
         detection = self.turn_detection
-        spoken = {"output": {"format": OUTPUT_FORMAT, "voice": self.voice, "speed": 1.0}}
+        spoken = {"output": {"format": self.output_format.to_wire(), "voice": self.voice, "speed": 1.0}}
         return {
             "type": "realtime",
             "object": "realtime.session",
@@ -63,7 +62,7 @@ class SessionSettings:
             "audio": {
                 **(spoken if self.voice else {}),
                 "input": {
-                    "format": {"type": "audio/pcm", "rate": self.input_rate_hz},
+                    "format": self.input_format.to_wire(),
                     "noise_reduction": None,
                     "transcription": {"model": MODEL} if self.transcription else None,
                     "turn_detection": detection
@@ -101,7 +100,8 @@ def merge(current: SessionSettings, patch: Fields, defaults: SessionSettings) ->
         settings = replace(settings, instructions=patch.text("instructions"))
     if "max_output_tokens" in patch:
         settings = replace(settings, max_output_tokens=output_tokens(patch))
-    check_output_audio(patch)
+    if output_format := output_audio(patch, current.output_format):
+        settings = replace(settings, output_format=output_format)
     if "audio" in patch and "input" in (audio := patch.object("audio")):
         settings = _merge_input(settings, audio.object("input"), defaults)
     return settings
@@ -118,22 +118,23 @@ def output_modality(fields: Fields) -> Modality | None:
     return modality
 
 
-def check_output_audio(fields: Fields) -> None:
-    """Raises ProtocolError when `audio.output` asks for a sound that there is not; any voice means the one there is."""
+def output_audio(fields: Fields, current: AudioFormat) -> AudioFormat | None:
+    """The format that `audio.output` asks for; None: it does not. Any voice means the one there is.
+
+    Raises ProtocolError when it asks for a sound that there is not.
+    """
     if "audio" not in fields or "output" not in (audio := fields.object("audio")):
-        return
-    output = audio.object("output")
+        return None
+    output, wanted = audio.object("output"), None
     if output.values.get("format") is not None:
-        audio_format = output.object("format")
-        audio_format.choice("type", ["audio/pcm"])
-        if "rate" in audio_format:
-            audio_format.choice("rate", [OUTPUT_RATE_HZ])
+        wanted = read_format(output.object("format"), current)
     if isinstance(output.values.get("voice"), dict):
         output.object("voice").text("id", MAX_ID_CHARS)
     else:
         output.optional_text("voice")
     if output.values.get("speed") is not None:
         output.number("speed", 1, 1)
+    return wanted
 
 
 def output_tokens(fields: Fields) -> int | Literal["inf"]:
@@ -146,10 +147,7 @@ def output_tokens(fields: Fields) -> int | Literal["inf"]:
 def _merge_input(current: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
     settings = current
     if "format" in patch:
-        audio_format = patch.object("format")
-        audio_format.choice("type", ["audio/pcm"])
-        if "rate" in audio_format:
-            settings = replace(settings, input_rate_hz=audio_format.choice("rate", INPUT_RATES_HZ))
+        settings = replace(settings, input_format=read_format(patch.object("format"), current.input_format))
     if "transcription" in patch:
         wanted = patch.value("transcription") is not None
         if wanted:
