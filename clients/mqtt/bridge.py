@@ -43,6 +43,11 @@ class _AudioWaits:
 
 
 @dataclass(frozen=True, slots=True)
+class _Muted:
+    """The microphone was switched off or on."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Report:
     """What became of a connection: it was opened, the server said something, it was lost."""
 
@@ -114,18 +119,21 @@ class Bridge:
         """voice: is given what a reply, by its id, sounds like; without it replies come in writing alone"""
         self._url, self._limits, self._publish, self._clock = url, limits, publish, clock
         self._voice = voice
-        self._mailbox: asyncio.Queue[Line | _AudioWaits | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._mailbox: asyncio.Queue[Line | _AudioWaits | _Muted | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
         self._feed = AudioFeed(limits.stall_s, clock)
         self._lines = Lines()
         self._talk: _Talk | None = None
         self._connection: asyncio.Task[None] | None = None
         self._epoch = 0  # of the connection; what an older one reports is void
         self._active_s = clock()  # when somebody said something last
-        self._told_state = ""
+        self._muted = False
+        self._told_state: tuple[str, bool] | None = None
         self._unreachable = False
 
     def hear(self, chunk: AudioChunk) -> None:
-        """Take in audio; never waits."""
+        """Take in audio, unless the device is muted; never waits."""
+        if self._muted:
+            return
         self._feed.put(chunk)
         if self._connection is None and not self._mailbox.full():
             self._mailbox.put_nowait(_AudioWaits())
@@ -135,6 +143,13 @@ class Bridge:
         if self._mailbox.full():
             raise ProtocolError("too_many_lines", f"line {line.id!r} is refused: too many messages wait")
         self._mailbox.put_nowait(line)
+
+    def mute(self, muted: bool) -> None:
+        """Be deaf, or hear again; what was being said is forgotten. Raises ProtocolError when too much waits."""
+        if self._mailbox.full():
+            raise ProtocolError("too_many_messages", "the switch is refused: too many messages wait")
+        self._muted = muted
+        self._mailbox.put_nowait(_Muted())
 
     async def run(self) -> None:
         """Serve the device until cancelled; no task outlives this call."""
@@ -161,12 +176,17 @@ class Bridge:
             name = "unavailable" if self._unreachable else "idle"
         else:
             name = "listening" if talk.speaking else "thinking" if talk.thinking else "ready"
-        return {"state": name, "dropped_ms": _ms(feed.dropped_samples), "lost_ms": _ms(feed.lost_samples)}
+        return {
+            "state": name,
+            "muted": self._muted,
+            "dropped_ms": _ms(feed.dropped_samples),
+            "lost_ms": _ms(feed.lost_samples),
+        }
 
     async def _tell_state(self) -> None:
         state = self.state
-        if state["state"] != self._told_state:
-            self._told_state = state["state"]
+        if (told := (state["state"], state["muted"])) != self._told_state:
+            self._told_state = told
             await self._publish("state", state)
 
     def _deadline_s(self) -> float | None:
@@ -186,10 +206,12 @@ class Bridge:
             await self._lost(ClientError(f"no answer within {self._limits.patience_s:g} s"))
         self._talk, self._unreachable = None, False
 
-    async def _handle(self, message: Line | _AudioWaits | _Report) -> None:
+    async def _handle(self, message: Line | _AudioWaits | _Muted | _Report) -> None:
         match message:
             case Line():
                 await self._accept(message)
+            case _Muted() if self._muted:
+                await self._forget_speech()
             case _Report(epoch, news) if epoch == self._epoch:
                 if isinstance(news, Conversation):
                     self._talk, self._unreachable = _Talk(news, self._clock()), False
@@ -208,6 +230,12 @@ class Bridge:
         else:
             if reply is not None:
                 await self._publish("reply", reply)
+
+    async def _forget_speech(self) -> None:
+        self._feed.clear()
+        if talk := self._talk:
+            await talk.send({"type": "input_audio_buffer.clear"})
+            talk.speaking = False
 
     async def _ask_next(self) -> None:
         talk = self._talk

@@ -107,6 +107,9 @@ class Gateway:
             if channel == "audio":
                 chunk = AudioChunk.decode(message.payload)
                 self._bridge(device).hear(chunk)
+            elif channel == "mute":
+                muted = topics.read_switch(message.payload)
+                self._bridge(device).mute(muted)
             else:
                 line = Line.decode(message.payload)
                 self._bridge(device).say(line)

@@ -19,7 +19,7 @@ from agent.protocol.server_events import new_id
 
 ROOT: Final = "wavllm/1"
 GATEWAY: Final = "gateway"  # stands where a device would; so no device may have this name
-UP: Final = ("audio", "text")
+UP: Final = ("audio", "text", "mute")
 DOWN: Final = ("state", "transcript", "reply", "speaker", "latency", "error")
 MAX_DEVICE_CHARS: Final = 64
 MAX_AUDIO_SAMPLES: Final = 16_000  # of one message: a second
@@ -91,6 +91,13 @@ class Line:
         if line_id == "":
             raise fields.wrong("id", "a string that is not empty")
         return cls(line_id or new_id("line"), text)
+
+
+def read_switch(payload: bytes) -> bool:
+    """Whether a switch is to be on. Raises ProtocolError when the payload is neither ON nor OFF."""
+    if payload not in (b"ON", b"OFF"):
+        raise ProtocolError("invalid_value", f"a switch is ON or OFF, not {shown(payload.decode(errors='replace'))}")
+    return payload == b"ON"
 
 
 def check_device(name: str) -> str:

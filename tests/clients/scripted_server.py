@@ -91,6 +91,8 @@ class ScriptedServer:
                 reply = response.get("wavllm_say") or f"you wrote {text}"
                 metadata = response.get("metadata")
                 replies = answer(f"resp_{self.turns}", reply, metadata=metadata, spoken=self.speaks)
+            elif event["type"] == "input_audio_buffer.clear":
+                self._quiet = None
             elif event["type"] == "input_audio_buffer.append":
                 replies = self.listen(np.frombuffer(base64.b64decode(event["audio"]), "<i2"))
             for reply in replies:
