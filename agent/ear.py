@@ -14,8 +14,10 @@ from agent.audio import Decoder, check_samples
 from agent.listener import Listener, Speech, to_waveform
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import new_id
-from agent.protocol.settings import SessionSettings, TurnDetection
-from agent.turns import TurnEvent, TurnRules
+from agent.protocol.settings import SessionSettings
+from agent.protocol.turn_detection import TurnDetection
+from agent.turn_end import PATIENCE
+from agent.turns import SpeechStarted, SpeechStopped, TurnEvent, TurnRules
 from agent.vad import SAMPLE_RATE, Vad
 from wavllm_core.engine.api import Context, Utterance
 
@@ -29,6 +31,14 @@ class EarLimits:
     max_utterance_ms: int  # a turn that the server found is ended then
     max_manual_ms: int  # audio beyond is refused where the client commits
     make_vad: Callable[[float], Vad]  # from a threshold, 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class IdleTimeout:
+    """Nobody has said anything for as long as the client is ready to wait."""
+
+    start_sample: int
+    end_sample: int
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +77,7 @@ class Ear:
         self._context, self._limits, self._new_id = context, limits, new_id
         self._position = 0  # samples at 16 kHz since the session began
         self._open: OpenUtterance | None = None
+        self._idle_since_sample: int | None = None  # None: silence is as good as speech
         self._settings = settings
         self._decoder = Decoder(settings.input_format)
         self._listener = self._new_listener(settings.turn_detection)
@@ -85,6 +96,14 @@ class Ear:
     def holds_audio(self) -> bool:
         return self._open is not None
 
+    def expect_speech(self, after_samples: int) -> None:
+        """From so much later on, silence is noticed; any speech puts an end to that."""
+        self._idle_since_sample = self._position + after_samples
+
+    def wait(self, silence_ms: int) -> SpeechStopped | None:
+        """Let the pause under way end the turn after so much; returns the end when it is over already."""
+        return self._listener.wait(to_samples(silence_ms)) if self._listener else None
+
     def configure(self, settings: SessionSettings) -> None:
         """Take over new settings; audio under way is dropped where format or mode change."""
         before, self._settings = self._settings, settings
@@ -98,7 +117,7 @@ class Ear:
                 self._listener.vad = self._limits.make_vad(new.threshold)
             self._listener.rules = self._rules(new, self._listener.vad)
 
-    def hear(self, audio: bytes) -> Iterator[TurnEvent]:
+    def hear(self, audio: bytes) -> Iterator[TurnEvent | IdleTimeout]:
         """Take in audio in the format of the session; after SpeechStopped comes `take` before all else.
 
         Raises ProtocolError, once, when the client appends more than a turn that it commits may have.
@@ -112,7 +131,11 @@ class Ear:
             if isinstance(happened, Speech):
                 self._opened().push(happened.pcm)
             else:
+                if isinstance(happened, SpeechStarted):
+                    self._idle_since_sample = None
                 yield happened
+        if timeout := self._find_timeout():
+            yield timeout
 
     def take(self) -> OpenUtterance:
         """Hand over the utterance that is complete; whoever takes it finishes or cancels it."""
@@ -156,6 +179,15 @@ class Ear:
             self._listener.reset()
         self._decoder.flush()
 
+    def _find_timeout(self) -> IdleTimeout | None:
+        detection, since = self._settings.turn_detection, self._idle_since_sample
+        if since is None or not detection or detection.idle_timeout_ms is None or self._open:
+            return None
+        if self._position - since < to_samples(detection.idle_timeout_ms):
+            return None
+        self._idle_since_sample = None
+        return IdleTimeout(since, self._position)
+
     def _keep(self, pcm: bytes) -> None:
         opened, most_ms = self._opened(), self._limits.max_manual_ms
         if opened.overflowed:
@@ -180,9 +212,14 @@ class Ear:
     def _rules(self, detection: TurnDetection, vad: Vad) -> TurnRules:
         return TurnRules(
             prefix_samples=to_samples(detection.prefix_padding_ms) + vad.lag_samples,
-            silence_samples=to_samples(detection.silence_duration_ms),
+            silence_samples=to_samples(_silence_ms(detection)),
             max_samples=to_samples(self._limits.max_utterance_ms),
         )
+
+
+def _silence_ms(detection: TurnDetection) -> int:
+    """That ends a turn in any case."""
+    return PATIENCE[detection.eagerness].most_ms if detection.eagerness else detection.silence_duration_ms
 
 
 def to_samples(ms: int) -> int:

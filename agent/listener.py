@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
-from agent.turns import Listening, Speaking, SpeechStarted, SpeechStopped, TurnEvent, TurnRules, advance
+from agent.turns import Listening, Speaking, SpeechStarted, SpeechStopped, TurnEvent, TurnRules, advance, expire
 from agent.vad import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, Vad
 
 
@@ -57,6 +57,7 @@ class Listener:
         self._partial = b""  # less than one frame
         self._recent: deque[bytes] = deque()  # the last frames, enough for window and prefix
         self._withheld: list[bytes] = []  # of a pause, after the tail; less than the silence that ends a turn
+        self._pause_samples: int | None = None  # after which the present pause ends the turn; None: by the rules
         self.rules = rules
 
     @property
@@ -80,7 +81,9 @@ class Listener:
             frame = pcm[offset : offset + FRAME_BYTES]
             self._recent.append(frame)
             speaking = isinstance(self._state, Speaking)
-            self._state, event = advance(self.rules, self._state, voiced=self.vad.is_speech(frame))
+            voiced = self.vad.is_speech(frame)
+            self._pause_samples = None if voiced else self._pause_samples
+            self._state, event = advance(self._rules_now(), self._state, voiced=voiced)
             if speaking:
                 self._withheld.append(frame)
                 if self._belongs(event):
@@ -96,7 +99,7 @@ class Listener:
                 spoken.clear()
                 yield event
             if isinstance(event, SpeechStopped):
-                self._withheld.clear()
+                self._forget_pause()
         if spoken:
             yield Speech(b"".join(spoken))
 
@@ -104,7 +107,24 @@ class Listener:
         """Forget the turn under way, and all audio so far; the clock goes on."""
         self._state = Listening(self._state.now_sample, free_sample=self._state.now_sample)
         self._recent.clear()
+        self._forget_pause()
+
+    def wait(self, silence_samples: int) -> SpeechStopped | None:
+        """Let the pause under way end the turn after so much; returns the end when it has lasted longer already."""
+        self._pause_samples = silence_samples
+        self._state, stopped = expire(self._rules_now(), self._state)
+        if stopped:
+            self._forget_pause()
+        return stopped
+
+    def _rules_now(self) -> TurnRules:
+        if self._pause_samples is None:
+            return self._rules
+        return replace(self._rules, silence_samples=self._pause_samples)
+
+    def _forget_pause(self) -> None:
         self._withheld.clear()
+        self._pause_samples = None
 
     def _belongs(self, event: TurnEvent | None) -> bool:
         """Whether the frame that was just taken in is part of the turn for certain."""

@@ -80,6 +80,11 @@ class Responses:
         """Nothing is under way or due in the conversation."""
         return self._active is None
 
+    @property
+    def left_s(self) -> float:
+        """How long the client still plays what was sent."""
+        return self._pace.left_s(self._timer())
+
     def speculate(self, settings: SessionSettings, exchange: Exchange) -> None:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
         if self._active:

@@ -6,14 +6,17 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from agent.access import build_access, build_tls
 from agent.config import AgentConfig, KeyConfig, VoiceConfig
 from agent.ear import EarLimits
 from agent.errors import AgentError
 from agent.frontdoor import Frontdoor
-from agent.protocol.settings import SessionSettings, TurnDetection
+from agent.protocol.settings import SessionSettings
+from agent.protocol.turn_detection import TurnDetection
 from agent.responses import ReplyOptions
 from agent.session import SessionOptions
 from agent.speakers import SpeakerOptions
@@ -21,7 +24,8 @@ from agent.speaking import SpeechOptions
 from agent.tool_calls import find_tool_caller
 from agent.vad import Vad, find_vad
 from agent.voice import Voice, find_voice
-from wavllm_core.engine.api import Engine, Sampling
+from wavllm_core.engine.api import Engine, Heard, Sampling
+from wavllm_core.turn_end import find_turn_end
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ async def serve(
     on_ready: Callable[[int], None] | None = None,
     make_vad: Callable[[float], Vad] | None = None,
     make_voice: Callable[[VoiceConfig], Voice | None] = find_voice,
+    make_judge: Callable[[Path | None], Callable[[Heard], float] | None] = find_turn_end,
     speakers: SpeakerOptions = SpeakerOptions(),  # noqa: B008 - it is frozen
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation; when this returns, no connection is left.
@@ -43,6 +48,7 @@ async def serve(
     """
     access, tls = build_access(config.access, keys or {}), build_tls(config.access)
     options = build_options(config, make_vad or find_vad(config.turns.detector), make_voice, speakers)
+    options = replace(options, judge_turn_end=make_judge(config.model.checkpoint))
     frontdoor = Frontdoor(config.server, engine, options, access, tls)
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 from agent.audio import Encoder, check_samples
 from agent.conversation import Conversation, Item
-from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
+from agent.ear import Ear, EarLimits, IdleTimeout, OpenUtterance, to_ms
 from agent.errors import SessionOver
 from agent.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
 from agent.new_items import make_item
@@ -41,15 +42,18 @@ from agent.protocol.handshake import Handshake
 from agent.protocol.items import ItemReference, NewItem, NewMessage
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
+from agent.protocol.turn_detection import Eagerness
 from agent.response import ReplyDue, Surroundings
 from agent.responses import ReplyOptions, Responses
 from agent.speakers import SpeakerOptions, Speakers
 from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
+from agent.turn_end import FIXED_MS, silence_ms
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
 from agent.vad import SAMPLE_RATE
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
+log = logging.getLogger(__name__)
 MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
 LARGE_MESSAGE_CHARS: Final = 2**18  # one at a time, so that a mailbox stays small in bytes too
 SLICE_S: Final = 1  # of audio, before other conversations get their chance
@@ -66,6 +70,7 @@ class SessionOptions:
     speakers: SpeakerOptions
     version: str
     lifetime_s: float | None = None  # then a session is over
+    judge_turn_end: Callable[[Heard], float] | None = None  # how finished it sounds, 0 to 1; None: nobody can tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class Session:
         self._settings, self._handshake = handshake.apply(options.settings), handshake
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
+        self._unjudged = False  # the client was told that ends of turns cannot be judged
         self._speakers = Speakers(options.speakers.scale)
         report = self._mailbox.put
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
@@ -158,9 +164,11 @@ class Session:
             case TranscriptPiece() | TranscriptEnded():
                 await self._transcripts.take(message)
             case _HeardAhead():
-                self._take_heard_ahead(message)
+                await self._take_heard_ahead(message)
             case _Expired():
                 await self._end()
+        if isinstance(message, ReplyEnded) and self._responses.idle:
+            self._ear.expect_speech(round(SAMPLE_RATE * self._responses.left_s))
         if isinstance(message, ReplyEnded | TranscriptEnded):
             self._prepare()
 
@@ -241,6 +249,8 @@ class Session:
                         self._speech_paused()
                     case SpeechStopped():
                         await self._speech_stopped(happened)
+                    case IdleTimeout():
+                        await self._speak_up(happened)
             if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
 
@@ -253,8 +263,9 @@ class Session:
 
     def _speech_paused(self) -> None:
         """Use the wait for the end of the turn: what was said so far may be all."""
-        said = self._ear.opened
-        if said and self._answers_by_itself() and self._responses.idle and not said.heard_ahead:
+        said, detection = self._ear.opened, self._settings.turn_detection
+        wanted = (self._answers_by_itself() and self._responses.idle) or (detection and detection.eagerness)
+        if said and wanted and not said.heard_ahead:
             said.heard_ahead = True
             self._tasks.create_task(self._hear_ahead(said, said.samples), name=f"hear ahead {said.item_id}")
 
@@ -269,12 +280,40 @@ class Session:
             heard = await said.utterance.hear()
         await self._mailbox.put(_HeardAhead(said, samples, heard))
 
-    def _take_heard_ahead(self, ahead: _HeardAhead) -> None:
+    async def _take_heard_ahead(self, ahead: _HeardAhead) -> None:
         said, heard = ahead.said, ahead.heard
         said.heard_ahead = False
-        if heard and self._ear.opened is said and said.samples == ahead.samples:
+        if self._ear.opened is not said or said.samples != ahead.samples:
+            return
+        if heard and self._answers_by_itself():
             guess = self._speakers.guess(heard.speaker_vector)
             self._responses.speculate(self._settings, Exchange(heard=heard, speaker=guess.number))
+        detection = self._settings.turn_detection
+        if detection and detection.eagerness:
+            await self._judge(heard, detection.eagerness)
+
+    async def _judge(self, heard: Heard | None, eagerness: Eagerness) -> None:
+        """What was said sounds finished, or not: that decides how long the pause has to last."""
+        score = self._options.judge_turn_end
+        pause_ms = silence_ms(eagerness, score(heard)) if score and heard else FIXED_MS
+        if score is None and not self._unjudged:
+            self._unjudged = True
+            message = f"this model cannot tell a finished turn; each ends after {FIXED_MS} ms of silence"
+            log.warning("%s: %s", self.id, message)
+            await self._send(events.error(ProtocolError("turn_detection_degraded", message), kind="server_error"))
+        if stopped := self._ear.wait(pause_ms):
+            await self._speech_stopped(stopped)
+
+    async def _speak_up(self, idle: IdleTimeout) -> None:
+        """Answer silence, if nothing else is being answered."""
+        if not self._responses.idle or self._settings.kind != "realtime":
+            return
+        item = Item(self._new_id("item"), "user", spoken=True)
+        start_ms, end_ms = to_ms(idle.start_sample), to_ms(idle.end_sample)
+        await self._send(events.timeout_triggered(item.id, start_ms, end_ms))
+        await self._send(events.audio_committed(item.id, self._conversation.last_id))
+        await self._add_item(item)
+        await self._responses.answer(ReplyDue(self._settings, self._now_s))
 
     async def _speech_stopped(self, stopped: SpeechStopped) -> None:
         due = ReplyDue(self._settings, self._now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample))

@@ -133,4 +133,4 @@ def _thrice(features: Array, stride: int) -> Array:
 
 
 def _sigmoid(values: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-values)))
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values))  # overflows for no value

@@ -76,6 +76,10 @@ class Pace:
     def sent(self, now_s: float, seconds: float) -> None:
         self._played_s = max(self._played_s, now_s) + seconds
 
+    def left_s(self, now_s: float) -> float:
+        """What the client still has to play."""
+        return max(0.0, self._played_s - now_s)
+
     def drop(self) -> None:
         """The client plays no more of what it has."""
         self._played_s = float("-inf")

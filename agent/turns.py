@@ -96,6 +96,18 @@ def advance(rules: TurnRules, state: TurnState, *, voiced: bool) -> tuple[TurnSt
     state = replace(state, now_sample=now, last_voiced_sample=now if voiced else state.last_voiced_sample)
     silent_samples, tail_samples = now - state.last_voiced_sample, rules.tail_frames * FRAME_SAMPLES
     if silent_samples >= rules.silence_samples or now - state.start_sample > rules.max_samples - FRAME_SAMPLES:
-        end = state.last_voiced_sample + min(silent_samples, tail_samples)
-        return Listening(now, free_sample=end), SpeechStopped(end, state.last_voiced_sample, now)
+        return _stop(rules, state)
     return state, SpeechPaused(now) if silent_samples == tail_samples else None
+
+
+def expire(rules: TurnRules, state: TurnState) -> tuple[TurnState, SpeechStopped | None]:
+    """End a turn whose pause has lasted long enough by rules that are newer than its last frame."""
+    if isinstance(state, Speaking) and state.now_sample - state.last_voiced_sample >= rules.silence_samples:
+        return _stop(rules, state)
+    return state, None
+
+
+def _stop(rules: TurnRules, state: Speaking) -> tuple[TurnState, SpeechStopped]:
+    silent_samples = state.now_sample - state.last_voiced_sample
+    end = state.last_voiced_sample + min(silent_samples, rules.tail_frames * FRAME_SAMPLES)
+    return Listening(state.now_sample, free_sample=end), SpeechStopped(end, state.last_voiced_sample, state.now_sample)

@@ -62,6 +62,15 @@ def speech_stopped(item_id: str, audio_end_ms: int) -> ServerEvent:
     return {"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": audio_end_ms}
 
 
+def timeout_triggered(item_id: str, audio_start_ms: int, audio_end_ms: int) -> ServerEvent:
+    return {
+        "type": "input_audio_buffer.timeout_triggered",
+        "item_id": item_id,
+        "audio_start_ms": audio_start_ms,
+        "audio_end_ms": audio_end_ms,
+    }
+
+
 def audio_committed(item_id: str, previous_item_id: str | None) -> ServerEvent:
     return {
         "type": "input_audio_buffer.committed",

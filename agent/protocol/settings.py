@@ -14,10 +14,8 @@ from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, Fields
 from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
 from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, read_tool_choice, read_tools
+from agent.protocol.turn_detection import SERVER_VAD, TurnDetection, merge_detection
 
-MAX_PREFIX_MS: Final = 2_000
-MIN_SILENCE_MS: Final = 100
-MAX_SILENCE_MS: Final = 10_000
 MAX_OUTPUT_TOKENS: Final = 4_096
 MODEL: Final = "wavllm"
 NO_VOICE: Final = 'this server has no voice; ask for ["text"]'
@@ -28,24 +26,13 @@ Modality = Literal["text", "audio"]
 
 
 @dataclass(frozen=True, slots=True)
-class TurnDetection:
-    """When the server decides that a person has begun and ended a turn."""
-
-    threshold: float = 0.5  # 0 to 1; higher takes less for speech
-    prefix_padding_ms: int = 300  # kept from before the first speech
-    silence_duration_ms: int = 500  # that ends a turn
-    create_response: bool = True  # answer when a turn ends
-    interrupt_response: bool = True  # fall silent when a turn begins
-
-
-@dataclass(frozen=True, slots=True)
 class SessionSettings:
     """Everything a session.update can change."""
 
     instructions: str = ""
     input_format: AudioFormat = PCM_24_KHZ
     transcription: bool = True  # transcripts are sent; they are made in any case, for the history
-    turn_detection: TurnDetection | None = TurnDetection()  # None: the client commits
+    turn_detection: TurnDetection | None = SERVER_VAD  # None: the client commits
     max_output_tokens: int | Literal["inf"] = "inf"
     output: Modality = "text"  # of replies; who wants to hear them says so
     output_format: AudioFormat = PCM_24_KHZ  # of spoken ones
@@ -85,16 +72,7 @@ class SessionSettings:
             "format": self.input_format.to_wire(),
             "noise_reduction": None,
             "transcription": {"model": MODEL} if self.transcription else None,
-            "turn_detection": detection
-            and {
-                "type": "server_vad",
-                "threshold": detection.threshold,
-                "prefix_padding_ms": detection.prefix_padding_ms,
-                "silence_duration_ms": detection.silence_duration_ms,
-                "create_response": detection.create_response,
-                "interrupt_response": detection.interrupt_response,
-                "idle_timeout_ms": None,
-            },
+            "turn_detection": detection and detection.to_wire(),
         }
 
 
@@ -220,27 +198,7 @@ def _merge_input(current: SessionSettings, patch: Fields, defaults: SessionSetti
     if "turn_detection" in patch:
         if patch.value("turn_detection") is None:
             return replace(settings, turn_detection=None)
-        base = current.turn_detection or defaults.turn_detection or TurnDetection()
-        detection = _merge_detection(base, patch.object("turn_detection"), required=not current.turn_detection)
+        usual = defaults.turn_detection or SERVER_VAD
+        detection = merge_detection(current.turn_detection, patch.object("turn_detection"), usual)
         settings = replace(settings, turn_detection=detection)
     return settings
-
-
-def _merge_detection(current: TurnDetection, patch: Fields, *, required: bool) -> TurnDetection:
-    if required or "type" in patch:
-        patch.choice("type", ["server_vad"])
-    patch.refuse("idle_timeout_ms", "this server does not speak up on its own; leave it null")
-    detection = current
-    if "threshold" in patch:
-        detection = replace(detection, threshold=patch.number("threshold", 0, 1))
-    if "prefix_padding_ms" in patch:
-        prefix_ms = patch.integer("prefix_padding_ms", 0, MAX_PREFIX_MS)
-        detection = replace(detection, prefix_padding_ms=prefix_ms)
-    if "silence_duration_ms" in patch:
-        silence_ms = patch.integer("silence_duration_ms", MIN_SILENCE_MS, MAX_SILENCE_MS)
-        detection = replace(detection, silence_duration_ms=silence_ms)
-    if "create_response" in patch:
-        detection = replace(detection, create_response=patch.flag("create_response"))
-    if "interrupt_response" in patch:
-        detection = replace(detection, interrupt_response=patch.flag("interrupt_response"))
-    return detection

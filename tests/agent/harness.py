@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, get_args
@@ -19,6 +19,7 @@ from agent.protocol.formats import PCM_RATES_HZ
 from agent.server import serve
 from agent.voice import Voice
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, silence, speech
+from wavllm_core.engine.api import Heard
 
 Event = dict[str, Any]
 
@@ -47,6 +48,7 @@ async def running(
     make_vad: Any = LoudnessVad,
     voice: Voice | None = None,
     keys: dict[str, KeyConfig] | None = None,
+    judge: Callable[[Heard], float] | None = None,
 ) -> AsyncIterator[int]:
     """A live server; gives its port, and afterwards sees to it that nothing is left."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -54,7 +56,7 @@ async def running(
     async with asyncio.TaskGroup() as tasks:
         config = config or AgentConfig()
         config = replace(config, server=replace(config.server, port=0))
-        parts = {"make_vad": make_vad, "make_voice": lambda _: voice}
+        parts = {"make_vad": make_vad, "make_voice": lambda _: voice, "make_judge": lambda _: judge}
         work = serve(config, engine, keys=keys, on_ready=port.set_result, **parts)
         server = tasks.create_task(work)
         try:

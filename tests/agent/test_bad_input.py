@@ -91,7 +91,31 @@ BAD = [
         "8000, not 16000",
     ),
     (
-        audio_input(turn_detection={"type": "semantic_vad"}),
+        audio_input(turn_detection={"type": "semantic_vad", "threshold": 0.3}),
+        "unsupported_parameter",
+        "session.audio.input.turn_detection.threshold",
+        "belongs to server_vad",
+    ),
+    (
+        audio_input(turn_detection={"eagerness": "high"}),
+        "unsupported_parameter",
+        "session.audio.input.turn_detection.eagerness",
+        "belongs to semantic_vad",
+    ),
+    (
+        audio_input(turn_detection={"type": "semantic_vad", "eagerness": "mad"}),
+        "invalid_value",
+        "session.audio.input.turn_detection.eagerness",
+        "medium",
+    ),
+    (
+        audio_input(turn_detection={"idle_timeout_ms": 100}),
+        "invalid_value",
+        "session.audio.input.turn_detection.idle_timeout_ms",
+        "5000 to 30000, not 100",
+    ),
+    (
+        audio_input(turn_detection={"type": "magic_vad"}),
         "invalid_value",
         "session.audio.input.turn_detection.type",
         "server_vad",

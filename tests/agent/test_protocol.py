@@ -16,7 +16,8 @@ from agent.protocol.items import NewMessage
 from agent.protocol.replies import ReplyEvents
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import encode, error
-from agent.protocol.settings import SessionSettings, TurnDetection, merge
+from agent.protocol.settings import SessionSettings, merge
+from agent.protocol.turn_detection import TurnDetection
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -56,6 +57,13 @@ SETTINGS = st.builds(
         silence_duration_ms=st.integers(100, 10_000),
         create_response=st.booleans(),
         interrupt_response=st.booleans(),
+        idle_timeout_ms=st.none() | st.integers(5_000, 30_000),
+    )
+    | st.builds(
+        TurnDetection,
+        create_response=st.booleans(),
+        interrupt_response=st.booleans(),
+        eagerness=st.sampled_from(["low", "medium", "high", "auto"]),
     ),
     max_output_tokens=st.just("inf") | st.integers(1, 4_096),
 )
