@@ -32,6 +32,7 @@ from agent.protocol.client_events import (
     ItemDelete,
     ItemRetrieve,
     ItemTruncate,
+    PlaybackAck,
     ResponseCancel,
     SessionUpdate,
     parse_client_event,
@@ -39,6 +40,7 @@ from agent.protocol.client_events import (
 from agent.protocol.errors import ProtocolError
 from agent.protocol.handshake import Handshake
 from agent.protocol.items import ItemReference, NewItem, NewMessage
+from agent.protocol.legacy import legacy
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.response import ReplyDue, Surroundings
@@ -178,7 +180,7 @@ class Session:
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
         try:
-            event = parse_client_event(message)
+            event = parse_client_event(message, legacy=self._handshake.legacy)
             event_id = event.event_id
             await self._handle(event)
         except ProtocolError as error:
@@ -208,6 +210,8 @@ class Session:
                 self._prepare()
             case ResponseCreate():
                 await self._create_response(event)
+            case PlaybackAck():
+                await self._responses.acknowledge(event.item_id, event.played_ms)
             case ResponseCancel():
                 await self._responses.cancel(event.response_id)
 
@@ -364,4 +368,5 @@ class Session:
         return replace(due, input=items)
 
     async def _send(self, event: events.ServerEvent) -> None:
-        await self._send_text(events.encode(event, self._new_id))
+        for told in legacy(event) if self._handshake.legacy else [event]:
+            await self._send_text(events.encode(told, self._new_id))
