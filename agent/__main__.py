@@ -19,6 +19,7 @@ import typer
 
 from agent.model_commands import models
 from agent.terminal import console, told_what_to_install
+from agent.voice_commands import voices
 
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models)  # without a name: its commands are the app's own
+app.add_typer(voices, name="voices")
 log = logging.getLogger("wavllm")
 
 
@@ -51,10 +53,13 @@ def serve(
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("websockets").setLevel(logging.WARNING)  # it takes every health check for a failed handshake
     with told_what_to_install("server"):
-        from agent.config import load_config
+        from agent.config import load_config, load_keys
 
         settings = load_config(config)  # before the model, which takes seconds to import
-        from agent.server import PATH, serve
+        keys = load_keys(settings.access, os.environ)
+        from agent.frontdoor import PATH
+        from agent.server import serve
+        from agent.voices.setup import build_speakers
         from wavllm_core.engine.core import EngineLimits
         from wavllm_core.engine.live import LiveEngine
         from wavllm_core.engine.speculation import SpeculationLimits
@@ -72,15 +77,17 @@ def serve(
         dtype=model.dtype,
         speculation=SpeculationLimits(per_utterance=model.speculations),
     )
+    speakers = build_speakers(settings.speakers, model.checkpoint)
     engine = LiveEngine.load(model.checkpoint, limits)
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S
-        print(f"Ready after {seconds:.1f} s: ws://{settings.server.host}:{port}{PATH}", flush=True)
+        scheme = "wss" if settings.access.certificate else "ws"
+        print(f"Ready after {seconds:.1f} s: {scheme}://{settings.server.host}:{port}{PATH}", flush=True)
 
     async def run() -> None:
         try:
-            await serve(settings, engine, on_ready=announce)
+            await serve(settings, engine, keys=keys, on_ready=announce, speakers=speakers)
         finally:
             await engine.close()
 
@@ -151,6 +158,7 @@ def mqtt(
     max_devices: Annotated[int, typer.Option(min=1, help="More are refused.")] = 256,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Of silence, then a conversation is closed.")] = 300.0,
     discovery_prefix: Annotated[str, typer.Option(help="Of Home Assistant; empty: do without.")] = "homeassistant",
+    hermes_site: Annotated[list[str] | None, typer.Option(help="Of Rhasspy, to be served; may come again.")] = None,
 ) -> None:
     """Serve devices on an MQTT broker until Ctrl-C: the gateway between them and the server."""
     logging.getLogger().setLevel(logging.INFO)
@@ -159,7 +167,8 @@ def mqtt(
         from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
         from clients.mqtt.gateway import Gateway, GatewaySettings
 
-    settings = GatewaySettings(url, max_devices, discovery_prefix, BridgeLimits(idle_seconds))
+    sites = tuple(hermes_site or ())
+    settings = GatewaySettings(url, max_devices, discovery_prefix, sites, limits=BridgeLimits(idle_seconds))
     gateway = Gateway(parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca), settings)
     with suppress(KeyboardInterrupt):
         asyncio.run(gateway.run())

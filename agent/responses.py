@@ -81,6 +81,11 @@ class Responses:
         """Nothing is under way or due in the conversation."""
         return self._active is None
 
+    @property
+    def all_done(self) -> bool:
+        """Nothing is under way beside the conversation either."""
+        return self.idle and not self._beside
+
     def speculate(self, settings: SessionSettings, exchange: Exchange) -> None:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
         if self._active:

@@ -45,7 +45,7 @@ from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.response import ReplyDue, Surroundings
 from agent.responses import ReplyOptions, Responses
-from agent.speakers import Speakers
+from agent.speakers import SpeakerOptions, Speakers
 from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
 from agent.vad import SAMPLE_RATE
@@ -65,9 +65,10 @@ class SessionOptions:
     settings: SessionSettings  # that a session begins with
     replies: ReplyOptions
     ear: EarLimits
-    same_speaker_similarity: float
+    speakers: SpeakerOptions
     version: str
     lifetime_s: float | None = None  # then a session is over
+    legacy: bool = False  # events by the names of the beta for all, not only for those that ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Session:
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
         *,
+        observe: Callable[[events.ServerEvent], None] = lambda _: None,
         handshake: Handshake = Handshake(),  # noqa: B008 - it is frozen
         wall_clock: Callable[[], float] = time.time,
         new_id: Callable[[str], str] = events.new_id,
@@ -104,22 +106,29 @@ class Session:
         """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
         self.id = new_id("sess")
         self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
-        self._new_id = new_id
+        self._observe, self._new_id = observe, new_id
         self._mailbox: asyncio.Queue[str | bytes | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
         self._now_s = clock()  # when what is acted on came
         self._expires_at = None if options.lifetime_s is None else int(wall_clock() + options.lifetime_s)
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
         self._settings, self._handshake = handshake.apply(options.settings), handshake
+        self._legacy = handshake.legacy or options.legacy
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
-        self._speakers = Speakers(options.same_speaker_similarity)
+        self._speakers = Speakers(options.speakers.scale)
         report = self._mailbox.put
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
             engine, self._conversation, options.replies.caller, self._send, lambda: self._now_s, new_id
         )
         self._responses = Responses(self._context, options.replies, self._tasks, report, around, clock)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
+        heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty()
+        return heard_out and self._responses.all_done
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
@@ -180,7 +189,7 @@ class Session:
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
         try:
-            event = parse_client_event(message, legacy=self._handshake.legacy)
+            event = parse_client_event(message, legacy=self._legacy)
             event_id = event.event_id
             await self._handle(event)
         except ProtocolError as error:
@@ -368,5 +377,6 @@ class Session:
         return replace(due, input=items)
 
     async def _send(self, event: events.ServerEvent) -> None:
-        for told in legacy(event) if self._handshake.legacy else [event]:
+        self._observe(event)
+        for told in legacy(event) if self._legacy else [event]:
             await self._send_text(events.encode(told, self._new_id))

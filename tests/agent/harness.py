@@ -14,7 +14,7 @@ from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel
 from websockets.asyncio.client import ClientConnection, connect
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, KeyConfig
 from agent.protocol.formats import PCM_RATES_HZ
 from agent.server import serve
 from agent.voice import Voice
@@ -46,6 +46,7 @@ async def running(
     config: AgentConfig | None = None,
     make_vad: Any = LoudnessVad,
     voice: Voice | None = None,
+    keys: dict[str, KeyConfig] | None = None,
 ) -> AsyncIterator[int]:
     """A live server; gives its port, and afterwards sees to it that nothing is left."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -53,7 +54,8 @@ async def running(
     async with asyncio.TaskGroup() as tasks:
         config = config or AgentConfig()
         config = replace(config, server=replace(config.server, port=0))
-        work = serve(config, engine, on_ready=port.set_result, make_vad=make_vad, make_voice=lambda _: voice)
+        parts = {"make_vad": make_vad, "make_voice": lambda _: voice}
+        work = serve(config, engine, keys=keys, on_ready=port.set_result, **parts)
         server = tasks.create_task(work)
         try:
             yield await port
@@ -104,6 +106,24 @@ class Client:
 
     def kinds(self) -> list[str]:
         return [event["type"] for event in self.seen]
+
+
+async def get(port: int, path: str, *headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers in lower case, and body of a plain request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *headers, "", ""]
+    writer.write("\r\n".join(lines).encode())
+    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    status, *fields = head.split("\r\n")
+    return int(status.split()[1]), {name.lower(): value for name, value in (x.split(": ", 1) for x in fields)}, body
+
+
+async def knock(port: int, *headers: str) -> tuple[int, dict[str, str], str]:
+    """What a client is told that asks for a conversation; of one that is let in, the status alone."""
+    upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+    return await get(port, "/v1/realtime", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", *headers)
 
 
 @asynccontextmanager

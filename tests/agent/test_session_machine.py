@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from agent.ear import EarLimits
 from agent.names import Names
@@ -72,8 +72,8 @@ class SteppedEngine(ScriptedEngine):
 
 
 class SessionMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize()
+    def client_comes(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.loop.set_debug(False)  # half of the time would go into tracebacks of tasks
         self.engine, self.voice, self.oracle = SteppedEngine(), ScriptedVoice(), Oracle()
@@ -242,6 +242,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.now_s += 1.0
 
     def teardown(self) -> None:
+        if not hasattr(self, "loop"):  # never begun
+            return
         try:
             self.come_to_rest()
         finally:
