@@ -121,7 +121,7 @@ ERRORS: Final = {
     "too_many_responses": "4 responses outside the conversation are under way",
     "session_expired": "the session has lasted as long as one may; the connection is closed with 1001",
     "server_full": "no room for one more session; the connection is closed with 1013",
-    "rate_limit_exceeded": "more messages a second than a connection may send; they are taken more slowly, and that is told once",
+    "rate_limit_exceeded": "more messages a second than a connection may send; they wait; told once",
     "voice_failed": "replies go on in writing; told once",
 }
 LIMITS: Final = {

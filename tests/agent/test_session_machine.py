@@ -22,6 +22,7 @@ from agent.names import Names
 from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.responses import ReplyOptions
 from agent.session import Session, SessionOptions
+from agent.speakers import SpeakerOptions
 from agent.speaking import SpeechOptions
 from agent.tool_calls import HermesCaller
 from tests.agent.harness import MODELS, with_the_one_rate_of_the_sdk
@@ -84,7 +85,7 @@ class SessionMachine(RuleBasedStateMachine):
             start,
             ReplyOptions(Sampling(), SpeechOptions(self.voice, 60, 1e6), caller),
             EarLimits(2_000, 1_000, LoudnessVad),
-            0.6,
+            SpeakerOptions(),
             "test",
         )
 
@@ -161,6 +162,11 @@ class SessionMachine(RuleBasedStateMachine):
         before = self.some_item(place) if isinstance(place, int) else place
         kinds = {event["type"] for event in self.say("conversation.item.create", item=item, previous_item_id=before)}
         assert "error" in kinds or {"conversation.item.added", "conversation.item.done"} <= kinds
+
+    @rule(number=st.integers(0, 20), ms=st.integers(0, 300))
+    def client_has_played(self, number: int, ms: int) -> None:
+        said = self.say("wavllm.playback.ack", item_id=self.some_item(number), played_ms=ms)
+        assert said[0]["type"] in ("error", "wavllm.playback")
 
     @rule(what=st.sampled_from(["delete", "retrieve", "truncate"]), number=st.integers(0, 20), ms=st.integers(0, 90))
     def client_handles_an_item(self, what: str, number: int, ms: int) -> None:
@@ -242,7 +248,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.now_s += 1.0
 
     def teardown(self) -> None:
-        if not hasattr(self, "loop"):  # never begun
+        if not hasattr(self, "task"):  # never begun
             return
         try:
             self.come_to_rest()
