@@ -52,6 +52,7 @@ class ServerConfig:
     pong_s: Seconds = 60
     drain_s: Seconds = 20
     session_s: Seconds | None = None
+    legacy_events: StrictBool = False
 
 
 @dataclass(frozen=True, config=FORBID)

@@ -98,6 +98,7 @@ def build_options(
         speakers=speakers,
         version=_version(),
         lifetime_s=config.server.session_s,
+        legacy=config.server.legacy_events,
     )
 
 
