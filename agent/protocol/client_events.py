@@ -16,6 +16,7 @@ from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, Fields
 from agent.protocol.items import NewItem, read_item
 from agent.protocol.response_create import ResponseCreate, read_response_create
+from agent.protocol.speakers import SpeakerName, read_enrol, read_name
 
 MAX_AUDIO_END_MS: Final = 24 * 3_600_000
 NO_WEBRTC: Final = "there is such a buffer over WebRTC and SIP only; truncate the item instead"
@@ -104,6 +105,7 @@ ClientEvent = (
     | ItemTruncate
     | ResponseCreate
     | ResponseCancel
+    | SpeakerName
 )
 
 
@@ -191,4 +193,6 @@ PARSERS: Final[dict[str, Callable[[str | None, Fields], ClientEvent]]] = {
     "conversation.item.truncate": _item_truncate,
     "response.create": read_response_create,
     "response.cancel": _response_cancel,
+    "wavllm.speaker.name": read_name,
+    "wavllm.speaker.enrol": read_enrol,
 }
