@@ -158,6 +158,7 @@ def mqtt(
     max_devices: Annotated[int, typer.Option(min=1, help="More are refused.")] = 256,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Of silence, then a conversation is closed.")] = 300.0,
     discovery_prefix: Annotated[str, typer.Option(help="Of Home Assistant; empty: do without.")] = "homeassistant",
+    hermes_site: Annotated[list[str] | None, typer.Option(help="Of Rhasspy, to be served; may come again.")] = None,
 ) -> None:
     """Serve devices on an MQTT broker until Ctrl-C: the gateway between them and the server."""
     logging.getLogger().setLevel(logging.INFO)
@@ -166,7 +167,8 @@ def mqtt(
         from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
         from clients.mqtt.gateway import Gateway, GatewaySettings
 
-    settings = GatewaySettings(url, max_devices, discovery_prefix, BridgeLimits(idle_seconds))
+    sites = tuple(hermes_site or ())
+    settings = GatewaySettings(url, max_devices, discovery_prefix, sites, limits=BridgeLimits(idle_seconds))
     gateway = Gateway(parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca), settings)
     with suppress(KeyboardInterrupt):
         asyncio.run(gateway.run())

@@ -53,8 +53,9 @@ class MqttDevice:
     ) -> None:
         self.name = name
         self._happened, self._repeat_s = happened, repeat_s
-        down = [topics.topic(name, channel) for channel in topics.DOWN]
-        self._link = Link(address, f"wavllm-device-{name}", [*down, topics.topic(GATEWAY, "status")], backoff=backoff)
+        down = {topics.topic(name, channel): 1 for channel in topics.DOWN}
+        status = topics.topic(GATEWAY, "status")
+        self._link = Link(address, f"wavllm-device-{name}", {**down, status: 1}, backoff=backoff)
         self._unanswered: dict[str, tuple[topics.Line, asyncio.Future[Values]]] = {}
         self._spoken: asyncio.Future[Values] | None = None  # the reply to what is being said
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()

@@ -41,9 +41,12 @@ class ClientError(Exception):
 class Conversation:
     """One open conversation: audio and typed text go in, events come out."""
 
-    def __init__(self, socket: ClientConnection, spoken: bool = False) -> None:
+    def __init__(
+        self, socket: ClientConnection, spoken: bool = False, extensions: frozenset[str] = frozenset()
+    ) -> None:
         self._socket = socket
         self.spoken = spoken  # replies come as audio
+        self.extensions = extensions  # to OpenAI Realtime, that the server announces
 
     async def send(self, event: Event) -> None:
         """Send any client event as it stands. Raises ClientError when the server is gone."""
@@ -102,7 +105,8 @@ async def connect(
     socket = await _open(url)
     async with socket:
         created = await _expect(socket, "session.created")
-        conversation = Conversation(socket, spoken and "output" in created["session"].get("audio", {}))
+        extensions = frozenset(created.get("wavllm", {}).get("extensions", []))
+        conversation = Conversation(socket, spoken and "output" in created["session"].get("audio", {}), extensions)
         if conversation.spoken:
             session["output_modalities"] = ["audio"]
         await conversation.send({"type": "session.update", "session": session})

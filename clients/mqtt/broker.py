@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +96,13 @@ class Link:
         self,
         address: BrokerAddress,
         client_id: str,
-        topics: Sequence[str],
+        topics: Mapping[str, int],
         *,
         persistent: bool = False,
         will: Message | None = None,
         backoff: Backoff | None = None,
     ) -> None:
+        """topics: what to subscribe to, and with which QoS"""
         self.outbox = Outbox()
         self._address, self._client_id, self._topics = address, client_id, topics
         self._persistent, self._will = persistent, will
@@ -157,7 +158,7 @@ class Link:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(read(), name="read from the broker")
-                await client.subscribe([(topic, 1) for topic in self._topics])
+                await client.subscribe(list(self._topics.items()))
                 tasks.create_task(self.outbox.deliver(publish), name="publish to the broker")
                 await greet()
         except asyncio.CancelledError:

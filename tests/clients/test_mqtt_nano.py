@@ -41,7 +41,7 @@ async def server_running(engine: LiveEngine) -> AsyncIterator[str]:
 
 async def test_a_recorded_order_goes_in_and_coffee_comes_out(engine: LiveEngine) -> None:
     """The conversation of `wavllm demo --home`, with a quicker machine."""
-    console = Console(file=io.StringIO(), width=120, highlight=False)
+    console = Console(file=io.StringIO(), width=200, highlight=False)
     async with server_running(engine) as url:
         assert await be_at_home(read_script(FOLDER / "home.json"), console, url, free_port(), False, cup_s=0)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
@@ -49,5 +49,5 @@ async def test_a_recorded_order_goes_in_and_coffee_comes_out(engine: LiveEngine)
     assert "speaker 2: three" in printed
     assert "coffee  brewing: dark roast espresso with lots of almond milk, cup 3 of 3" in printed
     assert 'wavllm/1/kitchen/coffee  {"state":"ready","drink":"dark roast espresso' in printed
-    assert "config  state, transcript, reply, speaker, latency, say" in printed
+    assert "config  state, transcript, reply, speaker, latency, first_token, listening, mute, say, ask" in printed
     assert "3 of 3 lines answered" in printed
