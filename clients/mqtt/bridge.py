@@ -17,9 +17,9 @@ from typing import Any, Final
 from agent.protocol.errors import ProtocolError
 from clients.mqtt.audio import AudioFeed
 from clients.mqtt.lines import MAX_ATTEMPTS, Lines
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import AudioChunk, Line, Values, error_values
 from clients.realtime import SAMPLE_RATE, ClientError, Conversation, Event, connect
+from clients.retry import Backoff, first
 
 MAILBOX_MESSAGES: Final = 64  # overflow: lines are refused, the server waits
 ALREADY_ANSWERING: Final = "conversation_already_has_active_response"
