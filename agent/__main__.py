@@ -19,6 +19,7 @@ import typer
 
 from agent.model_commands import models
 from agent.terminal import console, told_what_to_install
+from agent.voice_commands import voices
 
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models)  # without a name: its commands are the app's own
+app.add_typer(voices, name="voices")
 log = logging.getLogger("wavllm")
 
 
@@ -57,6 +59,7 @@ def serve(
         keys = load_keys(settings.access, os.environ)
         from agent.frontdoor import PATH
         from agent.server import serve
+        from agent.voices.setup import build_speakers
         from wavllm_core.engine.core import EngineLimits
         from wavllm_core.engine.live import LiveEngine
         from wavllm_core.engine.speculation import SpeculationLimits
@@ -74,6 +77,7 @@ def serve(
         dtype=model.dtype,
         speculation=SpeculationLimits(per_utterance=model.speculations),
     )
+    speakers = build_speakers(settings.speakers, model.checkpoint)
     engine = LiveEngine.load(model.checkpoint, limits)
 
     def announce(port: int) -> None:
@@ -83,7 +87,7 @@ def serve(
 
     async def run() -> None:
         try:
-            await serve(settings, engine, keys=keys, on_ready=announce)
+            await serve(settings, engine, keys=keys, on_ready=announce, speakers=speakers)
         finally:
             await engine.close()
 

@@ -35,10 +35,10 @@ class Decoder:
 
 
 class Encoder:
-    """What a voice says, as a client wants to have it."""
+    """What a voice says, or another source of PCM, as a client wants to have it."""
 
-    def __init__(self, audio_format: AudioFormat) -> None:
-        self._format, self._resampler = audio_format, Resampler(VOICE_RATE, audio_format.rate_hz)
+    def __init__(self, audio_format: AudioFormat, source_rate: int = VOICE_RATE) -> None:
+        self._format, self._resampler = audio_format, Resampler(source_rate, audio_format.rate_hz)
 
     def push(self, pcm: bytes) -> bytes:
         return self._encode(self._resampler.push(pcm))

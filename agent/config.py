@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from agent.errors import ConfigError
 
+VOICES_KEY_VARIABLE: Final = "WAVLLM_VOICES_KEY"
 FORBID: Final = ConfigDict(extra="forbid")
 MIN_KEY_CHARS: Final = 16
 Share = Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)]
@@ -50,6 +51,7 @@ class ServerConfig:
     ping_s: Seconds = 20
     pong_s: Seconds = 60
     drain_s: Seconds = 20
+    session_s: Seconds | None = None
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -98,9 +100,14 @@ class TurnsConfig:
 
 @dataclass(frozen=True, config=FORBID)
 class SpeakersConfig:
-    """How voices are told apart."""
+    """How voices are told apart, and whose are known."""
 
-    same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] = 0.6
+    policy: Literal["off", "label", "require"] = "label"
+    same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] | None = None
+    registry: Path | None = Path("~/.local/share/wavllm/voices.db")
+    key_file: Path | None = None
+    if_unreadable: Literal["refuse", "go_on"] = "refuse"
+    clients_may_enrol: StrictBool = True
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -135,6 +142,21 @@ class AgentConfig:
     speakers: SpeakersConfig = field(default_factory=SpeakersConfig)
     reply: ReplyConfig = field(default_factory=ReplyConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
+
+
+def load_voices_key(speakers: SpeakersConfig, environment: Mapping[str, str]) -> str | None:
+    """The key of the registry: from the environment, else from its file; None: it is not encrypted.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    if key := environment.get(VOICES_KEY_VARIABLE):
+        return key
+    if speakers.key_file is None:
+        return None
+    try:
+        return speakers.key_file.expanduser().read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"speakers.key_file: {speakers.key_file} cannot be read: {error}") from error
 
 
 def load_config(path: Path | None) -> AgentConfig:

@@ -7,7 +7,7 @@ or the client commits them. Decides nothing about replies, and sends nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from agent.audio import Decoder, check_samples
@@ -40,6 +40,7 @@ class OpenUtterance:
     samples: int = 0  # at 16 kHz
     overflowed: bool = False  # the client was told
     heard_ahead: bool = False  # somebody waits for what was said so far
+    pcm: list[bytes] = field(default_factory=list)  # the same audio, to be given back
 
     @property
     def seconds(self) -> float:
@@ -49,14 +50,21 @@ class OpenUtterance:
         """Add 16 kHz audio."""
         if pcm:
             self.samples += len(pcm) // 2
+            self.pcm.append(pcm)
             self.utterance.push(to_waveform(pcm))
 
 
 class Ear:
     """One stream of audio; its clock runs on through every commit, clear and change of settings."""
 
-    def __init__(self, context: Context, limits: EarLimits, settings: SessionSettings) -> None:
-        self._context, self._limits = context, limits
+    def __init__(
+        self,
+        context: Context,
+        limits: EarLimits,
+        settings: SessionSettings,
+        new_id: Callable[[str], str] = new_id,
+    ) -> None:
+        self._context, self._limits, self._new_id = context, limits, new_id
         self._position = 0  # samples at 16 kHz since the session began
         self._open: OpenUtterance | None = None
         self._settings = settings
@@ -135,7 +143,7 @@ class Ear:
         if not MIN_TURN_MS <= lasts_ms <= most_ms:
             message = f"{param} lasts {lasts_ms} ms; a turn lasts {MIN_TURN_MS} to {most_ms} ms"
             raise ProtocolError("invalid_value", message, param=param)
-        whole = OpenUtterance(self._context.open_utterance(), new_id("item"))
+        whole = OpenUtterance(self._context.open_utterance(), self._new_id("item"))
         whole.push(pcm)
         return whole
 
@@ -160,7 +168,7 @@ class Ear:
 
     def _opened(self) -> OpenUtterance:
         if self._open is None:
-            self._open = OpenUtterance(self._context.open_utterance(), new_id("item"))
+            self._open = OpenUtterance(self._context.open_utterance(), self._new_id("item"))
         return self._open
 
     def _new_listener(self, detection: TurnDetection | None) -> Listener | None:

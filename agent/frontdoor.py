@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from websockets.asyncio.server import Server, ServerConnection
@@ -25,9 +26,11 @@ from websockets.typing import Subprotocol
 from agent.access import Access, Refused
 from agent.admission import Admission, Seat
 from agent.config import ServerConfig
+from agent.errors import SessionOver
 from agent.metrics import Metrics, Observer
 from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
+from agent.protocol.handshake import BETA_HEADER, Handshake
 from agent.session import Session, SessionOptions
 from agent.wire import CLOSE_S, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Wire, WireLimits
 from wavllm_core.engine.api import Engine
@@ -201,16 +204,25 @@ class Frontdoor:
     async def _converse(self, connection: ServerConnection, seat: Seat, wire: Wire) -> None:
         """Hold one conversation; no task outlives this call."""
 
+        async def converse() -> None:
+            try:
+                await session.run()
+            except* SessionOver as over:
+                await wire.close(GOING_AWAY, str(over.exceptions[0]))
+
         async def read() -> None:
             async for message in wire.messages():
                 await session.receive(message)
 
-        with closing(Session(self._engine, self._options, wire.send, observe=Observer(self._metrics))) as session:
+        assert connection.request
+        query, beta = urlsplit(connection.request.path).query, connection.request.headers.get_all(BETA_HEADER)
+        handshake, observer = Handshake.read(query, beta), Observer(self._metrics)
+        with closing(Session(self._engine, self._options, wire.send, handshake=handshake, observe=observer)) as session:
             seat.session = session
             log.info("%s opened%s", session.id, f" with the key {seat.key.name}" if seat.key else "")
             async with asyncio.TaskGroup() as tasks:
                 running = [
-                    tasks.create_task(session.run(), name=f"converse {session.id}"),
+                    tasks.create_task(converse(), name=f"converse {session.id}"),
                     tasks.create_task(read(), name=f"read {session.id}"),
                     tasks.create_task(wire.watch(), name=f"watch {session.id}"),
                 ]

@@ -16,7 +16,9 @@ from agent.frontdoor import Frontdoor
 from agent.protocol.settings import SessionSettings, TurnDetection
 from agent.responses import ReplyOptions
 from agent.session import SessionOptions
+from agent.speakers import SpeakerOptions
 from agent.speaking import SpeechOptions
+from agent.tool_calls import find_tool_caller
 from agent.vad import Vad, WebRtcVad
 from agent.voice import Voice, find_voice
 from wavllm_core.engine.api import Engine, Sampling
@@ -32,6 +34,7 @@ async def serve(
     on_ready: Callable[[int], None] | None = None,
     make_vad: Callable[[float], Vad] = WebRtcVad,
     make_voice: Callable[[VoiceConfig], Voice | None] = find_voice,
+    speakers: SpeakerOptions = SpeakerOptions(),  # noqa: B008 - it is frozen
 ) -> None:
     """Serve until SIGTERM, SIGINT or cancellation; when this returns, no connection is left.
 
@@ -39,7 +42,7 @@ async def serve(
     told the port. Raises AgentError when the address cannot be had, or the files for TLS.
     """
     access, tls = build_access(config.access, keys or {}), build_tls(config.access)
-    frontdoor = Frontdoor(config.server, engine, build_options(config, make_vad, make_voice), access, tls)
+    frontdoor = Frontdoor(config.server, engine, build_options(config, make_vad, make_voice, speakers), access, tls)
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     try:
@@ -66,7 +69,10 @@ async def serve(
 
 
 def build_options(
-    config: AgentConfig, make_vad: Callable[[float], Vad], make_voice: Callable[[VoiceConfig], Voice | None]
+    config: AgentConfig,
+    make_vad: Callable[[float], Vad],
+    make_voice: Callable[[VoiceConfig], Voice | None],
+    speakers: SpeakerOptions = SpeakerOptions(),  # noqa: B008 - likewise
 ) -> SessionOptions:
     """What a configuration means for a session."""
     turns, reply = config.turns, config.reply
@@ -79,12 +85,19 @@ def build_options(
     )
     voice = make_voice(config.voice)
     speech = SpeechOptions(voice, config.voice.timeout_ms / 1000, config.voice.lead_ms / 1000) if voice else None
+    caller = find_tool_caller(config.model.checkpoint)
     return SessionOptions(
-        settings=SessionSettings(reply.instructions, turn_detection=detection, voice=voice.name if voice else None),
-        replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech),
+        settings=SessionSettings(
+            reply.instructions,
+            turn_detection=detection,
+            voice=voice.name if voice else None,
+            calls_tools=caller is not None,
+        ),
+        replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech, caller),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),
-        same_speaker_similarity=config.speakers.same_speaker_similarity,
+        speakers=speakers,
         version=_version(),
+        lifetime_s=config.server.session_s,
     )
 
 

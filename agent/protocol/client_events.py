@@ -8,23 +8,17 @@ server does not do, are refused. A binary message is an extension: audio as it i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal, NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn
 
 from agent.protocol.errors import ProtocolError
-from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, Fields
-from agent.protocol.formats import PCM_24_KHZ, AudioFormat
-from agent.protocol.settings import NO_TOOLS, Modality, output_audio, output_modality, output_tokens
+from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, Fields
+from agent.protocol.items import NewItem, read_item
+from agent.protocol.response_create import ResponseCreate, read_response_create
 
-MAX_CONTENT_PARTS: Final = 16
-MAX_METADATA_PAIRS: Final = 16
 MAX_AUDIO_END_MS: Final = 24 * 3_600_000
-CONTENT_TYPES: Final = {
-    "system": ("input_text",),
-    "user": ("input_text", "input_audio"),
-    "assistant": ("output_text",),
-}
+NO_WEBRTC: Final = "there is such a buffer over WebRTC and SIP only; truncate the item instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +53,24 @@ class AudioClear:
 
 @dataclass(frozen=True, slots=True)
 class ItemCreate:
-    """Put a message into the conversation."""
+    """Put an item into the conversation."""
 
     event_id: str | None
-    role: Literal["system", "user", "assistant"]
-    text: str
-    audio: bytes | None  # spoken instead of typed, in the input format of the session
-    item_id: str | None  # chosen by the client
+    item: NewItem
     previous_item_id: str | None  # None: at the end; "root": at the beginning
 
 
 @dataclass(frozen=True, slots=True)
+class ItemRetrieve:
+    """Show an item, with its audio."""
+
+    event_id: str | None
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ItemDelete:
-    """Take a message out of the conversation."""
+    """Take an item out of the conversation."""
 
     event_id: str | None
     item_id: str
@@ -84,18 +83,6 @@ class ItemTruncate:
     event_id: str | None
     item_id: str
     audio_end_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseCreate:
-    """Answer now; whatever is None is as the session has it."""
-
-    event_id: str | None = None
-    instructions: str | None = None
-    max_output_tokens: int | Literal["inf"] | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    output: Modality | None = None
-    output_format: AudioFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +99,7 @@ ClientEvent = (
     | AudioCommit
     | AudioClear
     | ItemCreate
+    | ItemRetrieve
     | ItemDelete
     | ItemTruncate
     | ResponseCreate
@@ -165,26 +153,16 @@ def _audio_clear(event_id: str | None, fields: Fields) -> AudioClear:
     return AudioClear(event_id)
 
 
+def _no_output_buffer(event_id: str | None, fields: Fields) -> NoReturn:
+    raise ProtocolError("unsupported_event", f"output_audio_buffer.clear: {NO_WEBRTC}", param="type")
+
+
 def _item_create(event_id: str | None, fields: Fields) -> ItemCreate:
-    item = fields.object("item")
-    item.choice("type", ["message"])
-    role = item.choice("role", list(CONTENT_TYPES))
-    text, audio = "", None
-    parts = item.objects("content", MAX_CONTENT_PARTS)
-    if not parts:
-        raise item.wrong("content", "a list of at least one part")
-    for part in parts:
-        kind = part.choice("type", CONTENT_TYPES[role])
-        if kind != "input_audio":
-            text += part.text("text")
-        elif len(parts) > 1:
-            raise item.wrong("content", "one input_audio alone, or texts")
-        else:
-            audio = part.audio("audio")
-    if len(text) > MAX_TEXT_CHARS:
-        message = f"{item.at('content')} has {len(text)} characters; the limit is {MAX_TEXT_CHARS}"
-        raise ProtocolError("string_above_max_length", message, param=item.at("content"))
-    return ItemCreate(event_id, role, text, audio, item.optional_text("id"), fields.optional_text("previous_item_id"))
+    return ItemCreate(event_id, read_item(fields.object("item")), fields.optional_text("previous_item_id"))
+
+
+def _item_retrieve(event_id: str | None, fields: Fields) -> ItemRetrieve:
+    return ItemRetrieve(event_id, fields.text("item_id", MAX_ID_CHARS))
 
 
 def _item_delete(event_id: str | None, fields: Fields) -> ItemDelete:
@@ -197,34 +175,6 @@ def _item_truncate(event_id: str | None, fields: Fields) -> ItemTruncate:
     return ItemTruncate(event_id, fields.text("item_id", MAX_ID_CHARS), end_ms)
 
 
-def _response_create(event_id: str | None, fields: Fields) -> ResponseCreate:
-    if fields.values.get("response") is None:
-        return ResponseCreate(event_id)
-    response = fields.object("response")
-    if "conversation" in response:
-        response.choice("conversation", ["auto"])
-    response.refuse("input", "this server answers the conversation only")
-    response.refuse("tools", NO_TOOLS)
-    return ResponseCreate(
-        event_id,
-        response.optional_text("instructions", MAX_TEXT_CHARS),
-        output_tokens(response) if response.values.get("max_output_tokens") is not None else None,
-        _metadata(response),
-        output_modality(response),
-        output_audio(response, PCM_24_KHZ),
-    )
-
-
-def _metadata(response: Fields) -> dict[str, str]:
-    if response.values.get("metadata") is None:
-        return {}
-    pairs = response.object("metadata")
-    if len(pairs.values) > MAX_METADATA_PAIRS or any(len(name) > 64 for name in pairs.values):
-        limit = f"an object of at most {MAX_METADATA_PAIRS} keys of at most 64 characters"
-        raise response.wrong("metadata", limit)
-    return {name: pairs.text(name, max_chars=512) for name in pairs.values}
-
-
 def _response_cancel(event_id: str | None, fields: Fields) -> ResponseCancel:
     return ResponseCancel(event_id, fields.optional_text("response_id"))
 
@@ -234,9 +184,11 @@ PARSERS: Final[dict[str, Callable[[str | None, Fields], ClientEvent]]] = {
     "input_audio_buffer.append": _audio_append,
     "input_audio_buffer.commit": _audio_commit,
     "input_audio_buffer.clear": _audio_clear,
+    "output_audio_buffer.clear": _no_output_buffer,
     "conversation.item.create": _item_create,
+    "conversation.item.retrieve": _item_retrieve,
     "conversation.item.delete": _item_delete,
     "conversation.item.truncate": _item_truncate,
-    "response.create": _response_create,
+    "response.create": read_response_create,
     "response.cancel": _response_cancel,
 }

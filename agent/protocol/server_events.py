@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from typing import Any, Final
 
 from agent.protocol.errors import ProtocolError
@@ -23,7 +24,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(8)}"
 
 
-def encode(event: ServerEvent) -> str:
+def encode(event: ServerEvent, new_id: Callable[[str], str] = new_id) -> str:
     """The message that carries an event."""
     return json.dumps({"event_id": new_id("event"), **event}, separators=(",", ":"))
 
@@ -85,6 +86,10 @@ def item_deleted(item_id: str) -> ServerEvent:
     return {"type": "conversation.item.deleted", "item_id": item_id}
 
 
+def item_retrieved(item: dict[str, Any]) -> ServerEvent:
+    return {"type": "conversation.item.retrieved", "item": item}
+
+
 def item_truncated(item_id: str, audio_end_ms: int) -> ServerEvent:
     return {
         "type": "conversation.item.truncated",
@@ -109,6 +114,20 @@ def transcript_delta(item_id: str, delta: str) -> ServerEvent:
     return {"type": f"{TRANSCRIPTION}.delta", "item_id": item_id, "content_index": 0, "delta": delta}
 
 
+def transcript_segment(item_id: str, segment_id: str, text: str, seconds: float, speaker: int) -> ServerEvent:
+    """Who said it; one turn is one segment."""
+    return {
+        "type": f"{TRANSCRIPTION}.segment",
+        "id": segment_id,
+        "item_id": item_id,
+        "content_index": 0,
+        "text": text,
+        "speaker": speaker_name(speaker),
+        "start": 0.0,
+        "end": round(seconds, 3),
+    }
+
+
 def transcript_completed(item_id: str, transcript: str, seconds: float, speaker: int | None) -> ServerEvent:
     return {
         "type": f"{TRANSCRIPTION}.completed",
@@ -130,12 +149,18 @@ def speaker_name(number: int) -> str:
 
 
 def message_item(item_id: str, role: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-    """A message of the conversation; audio is never sent back."""
-    return {
-        "id": item_id,
-        "object": "realtime.item",
-        "type": "message",
-        "role": role,
-        "status": status,
-        "content": content,
-    }
+    """A message of the conversation; audio is sent back only where somebody retrieves it."""
+    message = {"id": item_id, "object": "realtime.item", "type": "message", "role": role}
+    return {**message, "status": status, "content": content}
+
+
+def call_item(item_id: str, status: str, call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """A function call of the model."""
+    call = {"id": item_id, "object": "realtime.item", "type": "function_call", "status": status}
+    return {**call, "call_id": call_id, "name": name, "arguments": arguments}
+
+
+def call_output_item(item_id: str, call_id: str, output: str) -> dict[str, Any]:
+    """What a function call gave."""
+    done = {"id": item_id, "object": "realtime.item", "type": "function_call_output", "status": "completed"}
+    return {**done, "call_id": call_id, "output": output}

@@ -127,12 +127,12 @@ async def knock(port: int, *headers: str) -> tuple[int, dict[str, str], str]:
 
 
 @asynccontextmanager
-async def talking(port: int, *, rate: int = 16_000) -> AsyncIterator[Client]:
+async def talking(port: int, query: str = "", *, rate: int = 16_000) -> AsyncIterator[Client]:
     """A client that has been greeted and sends 16 kHz."""
-    async with connect(f"ws://127.0.0.1:{port}/v1/realtime", proxy=None) as socket:
+    async with connect(f"ws://127.0.0.1:{port}/v1/realtime?{query}", proxy=None) as socket:
         client = Client(socket)
-        await client.until("session.created")
-        await client.configure_input(format={"type": "audio/pcm", "rate": rate})
+        kind = (await client.until("session.created"))["session"]["type"]
+        await client.configure(type=kind, audio={"input": {"format": {"type": "audio/pcm", "rate": rate}}})
         client.seen.clear()
         yield client
 

@@ -53,7 +53,7 @@ BAD = [
     (said(type="response.cancel"), "response_cancel_not_active", "response_id", "no response"),
     (said(type="session.update"), "missing_required_parameter", "session", "session is missing"),
     (said(type="session.update", session=[]), "invalid_value", "session", "an object"),
-    (said(type="session.update", session={"type": "transcription"}), "invalid_value", "session.type", "realtime"),
+    (said(type="session.update", session={"type": "translation"}), "invalid_value", "session.type", "realtime"),
     (
         said(type="session.update", session={"output_modalities": ["audio"]}),
         "invalid_value",
@@ -115,7 +115,7 @@ BAD = [
         "true or false, not null",
     ),
     (item(role="robot"), "invalid_value", "item.role", "system"),
-    (item(type="function_call"), "invalid_value", "item.type", "message"),
+    (item(type="mcp_call"), "invalid_value", "item.type", "message"),
     (item(content="hi"), "invalid_value", "item.content", "a list"),
     (item(content=[]), "invalid_value", "item.content", "at least one"),
     (item(content=[3]), "invalid_type", "item.content[0]", "an object"),
@@ -139,7 +139,7 @@ BAD = [
         "'none'",
     ),
     (
-        said(type="response.create", response={"conversation": "none"}),
+        said(type="response.create", response={"conversation": "some"}),
         "invalid_value",
         "response.conversation",
         "auto",

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.protocol.client_events import AudioAppend, ItemCreate, ResponseCreate, parse_client_event
+from agent.protocol.client_events import AudioAppend, ItemCreate, parse_client_event
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import Fields
 from agent.protocol.formats import PCM_RATES_HZ, AudioFormat
+from agent.protocol.items import NewMessage
 from agent.protocol.replies import ReplyEvents
+from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import encode, error
 from agent.protocol.settings import SessionSettings, TurnDetection, merge
 
@@ -125,7 +127,7 @@ def test_items_and_overrides_are_read() -> None:
     content = [{"type": "input_text", "text": "a "}, {"type": "input_text", "text": "b"}]
     item = {"type": "message", "role": "user", "content": content, "id": "mine"}
     event = parse(type="conversation.item.create", item=item, previous_item_id="root")
-    assert event == ItemCreate(None, "user", "a b", None, "mine", "root")
+    assert event == ItemCreate(None, NewMessage("mine", "user", "a b"), "root")
     response = {"max_output_tokens": "inf", "instructions": "", "output_modalities": ["text"]}
     assert parse(type="response.create", response=response) == ResponseCreate(None, "", "inf", output="text")
     assert parse(type="response.create", response=None) == ResponseCreate()
@@ -136,10 +138,10 @@ def test_items_and_overrides_are_read() -> None:
     ending=st.sampled_from(["completed", "cancelled", "failed", "incomplete"]),
 )
 def test_whatever_a_response_opens_it_closes(steps: list[str], ending: Any) -> None:
-    reply = ReplyEvents("conv_1", "inf", {})
+    reply = ReplyEvents("resp_1", "conv_1", "inf", {})
     sent = reply.begin()
     for number, text in enumerate(steps):
-        sent += reply.open(None) if number == 0 else []
+        sent += reply.open("item_1", None) if number == 0 else []
         sent.append(reply.piece(text))
     sent += reply.end(ending, usage=None)
     kinds = [event["type"] for event in sent]

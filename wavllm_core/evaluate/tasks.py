@@ -236,9 +236,14 @@ Voices = list[tuple[str, npt.NDArray[np.float32]]]  # speaker, vector
 
 
 def voice_error(voices: Voices, others: Voices | None = None) -> tuple[float, float]:
-    """EER over random pairs of clips, as many of one speaker as of two; the second of each pair from `others`.
+    """EER, and the threshold there, over the pairs of `voice_pairs`."""
+    return equal_error_rate(*voice_pairs(voices, others))
 
-    others: the same clips in the same order under other circumstances
+
+def voice_pairs(voices: Voices, others: Voices | None = None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """How alike random pairs of clips are, and whether they are of one speaker, (pairs,) each; as many as are not.
+
+    others: the same clips in the same order under other circumstances, from which the second of each pair comes
     """
     rng = random.Random(SEED)
     seconds = others or voices
@@ -252,4 +257,4 @@ def voice_error(voices: Voices, others: Voices | None = None) -> tuple[float, fl
         a, b = (rng.choice(by_speaker[name]) for name in rng.sample(names, 2))
         scores += [float(voices[one][1] @ seconds[other][1]), float(voices[a][1] @ seconds[b][1])]
         same += [True, False]
-    return equal_error_rate(np.array(scores), np.array(same))
+    return np.array(scores), np.array(same)
