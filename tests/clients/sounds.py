@@ -82,6 +82,12 @@ class Room:
             block = waveform[start : start + self.BLOCK, None]
             self.speak(block, len(block), None, None)
 
+    async def stream(self, waveform: Waveform) -> None:
+        """The same, sixteen times as fast as somebody speaks."""
+        for start in range(0, len(waveform), self.BLOCK):
+            self.play(waveform[start : start + self.BLOCK])
+            await asyncio.sleep(0.002)
+
     def hear(self, samples: int) -> Waveform:
         block = np.ones((samples, 1), np.float32)
         self.want(block, samples, None, None)
