@@ -21,6 +21,7 @@ from agent.generation import (
     ReplyPiece,
     ReplyReport,
     SpokenPiece,
+    quote,
     read_reply,
     speak_reply,
     write_reply,
@@ -208,9 +209,9 @@ class Responses:
             return self._context
 
     async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
-        caller = self._options.caller
-        reader = caller.reader(plan.tools) if caller and plan.tools else PlainReader()
-        asked = context.reply(plan.instructions, plan.history, plan.sampling)
+        caller, given = self._options.caller, plan.due.overrides.say
+        reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
+        asked = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
         reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
         if plan.speech:
             pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)

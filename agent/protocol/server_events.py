@@ -15,7 +15,7 @@ from agent.protocol.errors import ProtocolError
 
 ServerEvent = dict[str, Any]
 
-EXTENSIONS: Final = ["wavllm.speaker", "wavllm_latency", "binary_audio"]
+EXTENSIONS: Final = ["wavllm.speaker", "wavllm_latency", "binary_audio", "wavllm_say"]
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
 
 
