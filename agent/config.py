@@ -53,6 +53,7 @@ class ServerConfig:
     pong_s: Seconds = 60
     drain_s: Seconds = 20
     session_s: Seconds | None = None
+    legacy_events: StrictBool = False
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -105,6 +106,7 @@ class SpeakersConfig:
     """How voices are told apart, and whose are known."""
 
     policy: Literal["off", "label", "require"] = "label"
+    memory: Literal["shared", "own"] = "shared"
     same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] | None = None
     registry: Path | None = Path("~/.local/share/wavllm/voices.db")
     key_file: Path | None = None

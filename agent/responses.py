@@ -21,14 +21,16 @@ from agent.generation import (
     ReplyPiece,
     ReplyReport,
     SpokenPiece,
+    quote,
     read_reply,
     speak_reply,
     write_reply,
 )
+from agent.naming import name_speakers, seen_by_model
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
-from agent.protocol.server_events import error, item_truncated
+from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
 from agent.protocol.tools import CANNOT_CALL, FunctionTool
 from agent.response import ReplyDue, ReplyPlan, Response, Surroundings
@@ -74,6 +76,7 @@ class Responses:
         self._pace = self._new_pace()  # of all replies in the conversation: one may still be heard
         self._voice_failed = False  # and the client was told
         self.was_heard = False  # the voice, by the client
+        self._played: Item | None = None  # whose playing the client tells of
 
     @property
     def idle(self) -> bool:
@@ -85,13 +88,18 @@ class Responses:
         """How long the client still plays what was sent."""
         return self._pace.left_s(self._timer())
 
+    @property
+    def all_done(self) -> bool:
+        """Nothing is under way beside the conversation either."""
+        return self.idle and not self._beside
+
     def speculate(self, settings: SessionSettings, exchange: Exchange) -> None:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
         if self._active:
             return
         items = self._around.conversation.items
         tools = _usable(settings, ResponseCreate())
-        history = [*exchanges(items, waiting=False), exchange]
+        history = self._seen(settings, [*exchanges(items, waiting=False), exchange])
         told = self._instructions(items, settings.instructions, tools)
         self._context.speculate(told, history, self._limited(settings.max_output_tokens))
 
@@ -99,7 +107,7 @@ class Responses:
         """Have the model read what was said, while nobody waits for it."""
         items = self._around.conversation.items
         told = self._instructions(items, settings.instructions, _usable(settings, ResponseCreate()))
-        self._context.prepare(told, exchanges(items, waiting=False))
+        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False)))
 
     def check(self, due: ReplyDue) -> None:
         """Raises ProtocolError when what the client asks for cannot be."""
@@ -147,6 +155,11 @@ class Responses:
         if self._active:
             self._due = None
             await self._end(self._active, "cancelled", reason="turn_detected")
+        item, self._played = self._played, None
+        if item and item.alignment and item in self._around.conversation.items:
+            played_ms = item.alignment.played_ms or 0
+            if played_ms < item.alignment.sent_ms:
+                await self.truncate(item.id, played_ms)
 
     async def abandon(self, why: str) -> None:
         """End all that is under way: the session is over."""
@@ -155,12 +168,27 @@ class Responses:
             if response:
                 await self._end(response, "failed", failure=why)
 
+    async def acknowledge(self, item_id: str, played_ms: int) -> None:
+        """Note how much of a reply was played; an interruption takes the rest back. Raises ProtocolError."""
+        self._played = item = self._around.conversation.acknowledge(item_id, played_ms)
+        assert item.alignment
+        sent_ms, played_ms = item.alignment.sent_ms, item.alignment.played_ms or 0
+        ledger = {
+            "generated_ms": item.alignment.generated_ms,
+            "sent_ms": sent_ms,
+            "played_ms": played_ms,
+            "committed_ms": played_ms if item.status == "in_progress" else sent_ms,
+        }
+        await self._around.send(playback(item_id, **ledger))
+
     async def truncate(self, item_id: str, audio_end_ms: int) -> None:
         """Forget the words of a spoken reply that were not heard, and speak no more of it.
 
         Raises ProtocolError when there is no such reply, or less of it.
         """
         item, response = self._around.conversation.truncate(item_id, audio_end_ms), self._active
+        if item.alignment:
+            audio_end_ms = min(audio_end_ms, item.alignment.sent_ms)
         item.tokens = self._around.engine.count_tokens(item.text)
         self._pace.drop()
         if response and response.item is item:
@@ -213,9 +241,11 @@ class Responses:
             return self._context
 
     async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
-        caller = self._options.caller
-        reader = caller.reader(plan.tools) if caller and plan.tools else PlainReader()
-        asked = context.reply(plan.instructions, plan.history, plan.sampling)
+        caller, given = self._options.caller, plan.due.overrides.say
+        reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
+        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
+        names = self._around.conversation.names
+        asked = name_speakers(written, names) if names and given is None else written
         reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
         if plan.speech:
             pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)
@@ -272,7 +302,7 @@ class Responses:
         return ReplyPlan(
             due,
             told,
-            exchanges(items),
+            self._seen(settings, exchanges(items)),
             self._limited(asked.max_output_tokens or settings.max_output_tokens),
             self._options.speech if (asked.output or settings.output) == "audio" else None,
             tools,
@@ -280,6 +310,9 @@ class Responses:
             self._count_input(items, told),
             conversation.last_id or "root",
         )
+
+    def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
+        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
 
     def _instructions(self, items: Sequence[Item], own: str, tools: Sequence[FunctionTool]) -> str:
         told, caller = instructions(items, own), self._options.caller

@@ -17,8 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from agent.attribution import Attribution
 from agent.audio import Encoder, check_samples
 from agent.conversation import Conversation, Item
+from agent.diarization import hear_changes
 from agent.ear import Ear, EarLimits, IdleTimeout, OpenUtterance, to_ms
 from agent.errors import SessionOver
 from agent.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
@@ -33,6 +35,7 @@ from agent.protocol.client_events import (
     ItemDelete,
     ItemRetrieve,
     ItemTruncate,
+    PlaybackAck,
     ResponseCancel,
     SessionUpdate,
     parse_client_event,
@@ -40,12 +43,14 @@ from agent.protocol.client_events import (
 from agent.protocol.errors import ProtocolError
 from agent.protocol.handshake import Handshake
 from agent.protocol.items import ItemReference, NewItem, NewMessage
+from agent.protocol.legacy import legacy
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
+from agent.protocol.speakers import SpeakerName
 from agent.protocol.turn_detection import Eagerness
 from agent.response import ReplyDue, Surroundings
 from agent.responses import ReplyOptions, Responses
-from agent.speakers import SpeakerOptions, Speakers
+from agent.speakers import SpeakerOptions
 from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.turn_end import FIXED_MS, silence_ms
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
@@ -57,6 +62,7 @@ log = logging.getLogger(__name__)
 MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
 LARGE_MESSAGE_CHARS: Final = 2**18  # one at a time, so that a mailbox stays small in bytes too
 SLICE_S: Final = 1  # of audio, before other conversations get their chance
+ENOUGH_S: Final = 1.0  # of a voice, to tell whose it is
 ONLY_TRANSCRIPTS: Final = "a transcription session answers nothing"
 
 
@@ -71,6 +77,7 @@ class SessionOptions:
     version: str
     lifetime_s: float | None = None  # then a session is over
     judge_turn_end: Callable[[Heard], float] | None = None  # how finished it sounds, 0 to 1; None: nobody can tell
+    legacy: bool = False  # events by the names of the beta for all, not only for those that ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +90,19 @@ class _HeardAhead:
 
 
 @dataclass(frozen=True, slots=True)
+class _HeardEarly:
+    """Report: what was said so far, enough to tell whose voice it is."""
+
+    said: OpenUtterance
+    heard: Heard
+
+
+@dataclass(frozen=True, slots=True)
 class _Expired:
     """Report: the session has lasted as long as it may."""
 
 
-_Report = ReplyReport | TranscriptReport | _HeardAhead | _Expired
+_Report = ReplyReport | TranscriptReport | _HeardAhead | _HeardEarly | _Expired
 
 
 class Session:
@@ -115,10 +130,11 @@ class Session:
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
         self._settings, self._handshake = handshake.apply(options.settings), handshake
+        self._legacy = handshake.legacy or options.legacy
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
         self._unjudged = False  # the client was told that ends of turns cannot be judged
-        self._speakers = Speakers(options.speakers.scale)
+        self._who = Attribution(options.speakers, self._settings.speakers, self._conversation, self._send)
         report = self._mailbox.put
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
@@ -130,7 +146,7 @@ class Session:
     def settled(self) -> bool:
         """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
         heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty()
-        return heard_out and self._responses.idle
+        return heard_out and self._responses.all_done
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
@@ -143,6 +159,7 @@ class Session:
         async with self._tasks:
             if self._options.lifetime_s is not None:
                 self._tasks.create_task(self._expire(self._options.lifetime_s), name=f"expire {self.id}")
+            await self._who.begin()
             await self._send(events.session_created(self._to_wire(), self._options.version))
             while True:
                 message = await self._mailbox.get()
@@ -165,6 +182,9 @@ class Session:
                 await self._transcripts.take(message)
             case _HeardAhead():
                 await self._take_heard_ahead(message)
+            case _HeardEarly():
+                if self._ear.opened is message.said:
+                    await self._who.tell_early(message.said.item_id, message.heard)
             case _Expired():
                 await self._end()
         if isinstance(message, ReplyEnded) and self._responses.idle:
@@ -193,7 +213,7 @@ class Session:
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
         try:
-            event = parse_client_event(message)
+            event = parse_client_event(message, legacy=self._legacy)
             event_id = event.event_id
             await self._handle(event)
         except ProtocolError as error:
@@ -223,8 +243,13 @@ class Session:
                 self._prepare()
             case ResponseCreate():
                 await self._create_response(event)
+            case PlaybackAck():
+                await self._responses.acknowledge(event.item_id, event.played_ms)
             case ResponseCancel():
                 await self._responses.cancel(event.response_id)
+            case SpeakerName():
+                await self._who.name(event)
+                self._prepare()
 
     async def _update(self, event: SessionUpdate) -> None:
         began = bool(self._conversation.items) or self._ear.holds_audio or not self._responses.idle
@@ -233,6 +258,7 @@ class Session:
         had_audio = self._ear.holds_audio
         self._ear.configure(self._settings)
         self._transcripts.told = self._settings.transcription
+        self._who.settings = self._settings.speakers
         if had_audio and not self._ear.holds_audio:
             await self._send(events.audio_cleared())
         await self._send(events.session_updated(self._to_wire()))
@@ -251,11 +277,25 @@ class Session:
                         await self._speech_stopped(happened)
                     case IdleTimeout():
                         await self._speak_up(happened)
+            self._label_early()
             if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
 
+    def _label_early(self) -> None:
+        """Once there is enough of a voice, have it compared, long before the turn is over."""
+        said = self._ear.opened
+        if said and not said.labelled and said.seconds >= ENOUGH_S and self._settings.speakers.policy != "off":
+            said.labelled = True
+            self._tasks.create_task(self._hear_early(said), name=f"hear early {said.item_id}")
+
+    async def _hear_early(self, said: OpenUtterance) -> None:
+        with suppress(CoreError):  # the end of the turn will tell
+            await self._mailbox.put(_HeardEarly(said, await said.utterance.hear()))
+
     async def _speech_started(self, started: SpeechStarted) -> None:
         await self._send(events.speech_started(self._ear.item_id, to_ms(started.start_sample)))
+        if said := self._ear.opened:
+            said.start_sample = started.start_sample
         detection = self._settings.turn_detection
         if detection and detection.interrupt_response:
             await self._responses.interrupt()
@@ -286,8 +326,10 @@ class Session:
         if self._ear.opened is not said or said.samples != ahead.samples:
             return
         if heard and self._answers_by_itself():
-            guess = self._speakers.guess(heard.speaker_vector)
-            self._responses.speculate(self._settings, Exchange(heard=heard, speaker=guess.number))
+            guess = self._who.guess(heard)
+            if not self._who.refusal(guess):
+                number = guess.number if guess else None
+                self._responses.speculate(self._settings, Exchange(heard=heard, speaker=number))
         detection = self._settings.turn_detection
         if detection and detection.eagerness:
             await self._judge(heard, detection.eagerness)
@@ -322,17 +364,34 @@ class Session:
         await self._commit(said, due)
 
     async def _commit(self, said: OpenUtterance, due: ReplyDue) -> None:
-        """Make a user item of an utterance; answer it where the server finds the turns."""
-        item = Item(said.item_id, "user", spoken=True)
+        """Make a user item of an utterance, or several; answer the last where the server finds the turns."""
+        pieces = await self._split(said)
         try:
-            await self._send(events.audio_committed(item.id, self._conversation.last_id))
-            await self._add_item(item)
-            failure = await self._finish_listening(said, item)
+            for piece in pieces:
+                item = Item(piece.item_id, "user", spoken=True)
+                await self._send(events.audio_committed(item.id, self._conversation.last_id))
+                await self._add_item(item)
+                failure = await self._finish_listening(piece, item)
+                if piece is pieces[-1] and self._answers_by_itself():
+                    await self._responses.answer(replace(due, failure=failure or self._who.refusal_of(item)))
+                await self._transcripts.begin(item, failure)
         finally:
-            said.utterance.cancel()
-        if self._answers_by_itself():
-            await self._responses.answer(replace(due, failure=failure))
-        await self._transcripts.begin(item, failure)
+            for piece in pieces:
+                piece.utterance.cancel()
+
+    async def _split(self, said: OpenUtterance) -> list[OpenUtterance]:
+        """An utterance for each voice, where they are to be told apart within a turn."""
+        speakers = self._settings.speakers
+        if not speakers.split_turns or speakers.policy == "off":
+            return [said]
+        try:
+            changes = await hear_changes(self._context, said.pcm, self._options.speakers.scale)
+        except CoreError:  # the whole may still be heard
+            changes = []
+        if not changes:
+            return [said]
+        said.utterance.cancel()
+        return self._ear.cut(said, changes)
 
     async def _finish_listening(self, said: OpenUtterance, item: Item) -> str | None:
         """Give the item what was heard, and tell who spoke; returns why not, if not."""
@@ -343,9 +402,8 @@ class Session:
             heard = await said.utterance.hear()
         except CoreError as error:
             return str(error)
-        guess = self._speakers.assign(heard.speaker_vector, heard.seconds)
-        item.heard, item.speaker = heard, guess.number
-        await self._send(events.speaker_told(item.id, guess.number, guess.similarity))
+        item.heard = heard
+        await self._who.tell(item, heard, None if said.start_sample is None else to_ms(said.start_sample))
         return None
 
     async def _create_item(self, event: ItemCreate) -> None:
@@ -386,6 +444,8 @@ class Session:
         self._responses.check(due)
         if event.input is not None:
             due = await self._with_input(due, event.input)
+        else:
+            due = replace(due, failure=self._who.refusal_of(self._conversation.last_said))
         await self._responses.create(due)
 
     async def _with_input(self, due: ReplyDue, given: Sequence[NewItem | ItemReference]) -> ReplyDue:
@@ -403,6 +463,8 @@ class Session:
                 said = self._ear.take_whole(new.audio, f"{path}.content[0].audio")
                 try:
                     item.heard, item.seconds = await said.utterance.hear(), said.seconds
+                    if failure := self._who.refusal(self._who.guess(item.heard)):
+                        return replace(due, failure=failure, input=items)
                 except CoreError as error:
                     return replace(due, failure=str(error), input=items)
                 finally:
@@ -411,4 +473,5 @@ class Session:
 
     async def _send(self, event: events.ServerEvent) -> None:
         self._observe(event)
-        await self._send_text(events.encode(event, self._new_id))
+        for told in legacy(event) if self._legacy else [event]:
+            await self._send_text(events.encode(told, self._new_id))
