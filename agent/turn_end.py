@@ -18,7 +18,7 @@ class Patience:
     most_ms: int  # it is not, or nobody can tell yet
 
 
-FINISHED, PERHAPS = 0.7, 0.4  # scores from which on
+FINISHED, PERHAPS = 0.6, 0.35  # scores from which on
 PATIENCE: Final[Mapping[Eagerness, Patience]] = {
     "low": Patience(500, 1_200, 3_000),
     "medium": Patience(300, 700, 2_000),

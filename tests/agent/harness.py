@@ -130,7 +130,7 @@ async def get(port: int, path: str, *headers: str) -> tuple[int, dict[str, str],
 
 
 async def knock(port: int, *headers: str) -> tuple[int, dict[str, str], str]:
-    """What a client is told that asks for a conversation; of one that is let in, the status alone."""
+    """What a client is told that asks for a conversation and does not get it."""
     upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
     return await get(port, "/v1/realtime", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", *headers)
 

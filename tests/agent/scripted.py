@@ -59,7 +59,7 @@ class ScriptedUtterance:
         waveform = np.concatenate(self.chunks)
         self.engine.heard.append(waveform)
         vector = np.zeros(8, np.float32)
-        vector[voice_of(waveform)] = 1
+        vector[min(voice_of(waveform), len(vector) - 1)] = 1
         self.heard = Heard(waveform, vector, len(waveform) / 16_000)
         return self.heard
 
