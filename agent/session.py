@@ -21,6 +21,7 @@ from agent.conversation import Conversation, Item
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
 from agent.errors import SessionOver
 from agent.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
+from agent.mailbox import LiveMailbox, Mailbox
 from agent.new_items import make_item
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
@@ -52,8 +53,6 @@ from agent.vad import SAMPLE_RATE
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
-MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
-LARGE_MESSAGE_CHARS: Final = 2**18  # one at a time, so that a mailbox stays small in bytes too
 SLICE_S: Final = 1  # of audio, before other conversations get their chance
 ONLY_TRANSCRIPTS: Final = "a transcription session answers nothing"
 
@@ -98,6 +97,7 @@ class Session:
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
         *,
+        mailbox: Mailbox | None = None,
         observe: Callable[[events.ServerEvent], None] = lambda _: None,
         handshake: Handshake = Handshake(),  # noqa: B008 - it is frozen
         wall_clock: Callable[[], float] = time.time,
@@ -105,10 +105,9 @@ class Session:
     ) -> None:
         """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
         self.id = new_id("sess")
-        self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
+        self._engine, self._options, self._send_text = engine, options, send
         self._observe, self._new_id = observe, new_id
-        self._mailbox: asyncio.Queue[str | bytes | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
-        self._now_s = clock()  # when what is acted on came
+        self._mailbox = mailbox or LiveMailbox(clock)
         self._expires_at = None if options.lifetime_s is None else int(wall_clock() + options.lifetime_s)
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
@@ -117,24 +116,22 @@ class Session:
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
         self._speakers = Speakers(options.speakers.scale)
-        report = self._mailbox.put
+        report = self._mailbox.report
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
-            engine, self._conversation, options.replies.caller, self._send, lambda: self._now_s, new_id
+            engine, self._conversation, options.replies.caller, self._send, lambda: self._mailbox.now_s, new_id
         )
         self._responses = Responses(self._context, options.replies, self._tasks, report, around, clock)
 
     @property
     def settled(self) -> bool:
         """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
-        heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty()
+        heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty
         return heard_out and self._responses.all_done
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
-        await self._mailbox.put(message)
-        if len(message) > LARGE_MESSAGE_CHARS:
-            await self._mailbox.join()
+        await self._mailbox.deliver(message)
 
     async def run(self) -> None:
         """Converse until cancelled; no task outlives this call. Raises SessionOver, in a group, when time is up."""
@@ -143,10 +140,7 @@ class Session:
                 self._tasks.create_task(self._expire(self._options.lifetime_s), name=f"expire {self.id}")
             await self._send(events.session_created(self._to_wire(), self._options.version))
             while True:
-                message = await self._mailbox.get()
-                self._now_s = self._clock()
-                await self._take(message)
-                self._mailbox.task_done()
+                await self._take(await self._mailbox.take())
 
     def close(self) -> None:
         """Free what the engine holds for this conversation."""
@@ -169,8 +163,8 @@ class Session:
             self._prepare()
 
     async def _expire(self, lifetime_s: float) -> None:
-        await asyncio.sleep(lifetime_s)
-        await self._mailbox.put(_Expired())
+        await self._mailbox.sleep(lifetime_s)
+        await self._mailbox.report(_Expired())
 
     async def _end(self) -> None:
         why = f"the session has lasted {self._options.lifetime_s:g} s, as long as one may"
@@ -201,7 +195,7 @@ class Session:
             case AudioAppend():
                 await self._append(event.audio)
             case AudioCommit():
-                await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._now_s))
+                await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._mailbox.now_s))
             case AudioClear():
                 self._ear.clear()
                 await self._send(events.audio_cleared())
@@ -273,7 +267,7 @@ class Session:
         heard = None
         with suppress(CoreError):
             heard = await said.utterance.hear()
-        await self._mailbox.put(_HeardAhead(said, samples, heard))
+        await self._mailbox.report(_HeardAhead(said, samples, heard))
 
     def _take_heard_ahead(self, ahead: _HeardAhead) -> None:
         said, heard = ahead.said, ahead.heard
@@ -283,7 +277,9 @@ class Session:
             self._responses.speculate(self._settings, Exchange(heard=heard, speaker=guess.number))
 
     async def _speech_stopped(self, stopped: SpeechStopped) -> None:
-        due = ReplyDue(self._settings, self._now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample))
+        due = ReplyDue(
+            self._settings, self._mailbox.now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample)
+        )
         said = self._ear.take()
         await self._send(events.speech_stopped(said.item_id, to_ms(stopped.confirmed_sample)))
         await self._commit(said, due)
@@ -349,7 +345,7 @@ class Session:
     async def _create_response(self, event: ResponseCreate) -> None:
         if self._settings.kind == "transcription":
             raise ProtocolError("unsupported_event", f"response.create: {ONLY_TRANSCRIPTS}", param="type")
-        due = ReplyDue(self._settings, self._now_s, overrides=event)
+        due = ReplyDue(self._settings, self._mailbox.now_s, overrides=event)
         self._responses.check(due)
         if event.input is not None:
             due = await self._with_input(due, event.input)
