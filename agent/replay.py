@@ -1,6 +1,7 @@
 """A recorded session once more: the same messages and reports in the same order, at the times of the recording.
 
-With a model that says the same again, every byte that is sent is the same; the first that is not is told.
+With a model that says the same again, every byte that is sent is the same; the first that is not is told. A voice
+that is another program cuts its audio elsewhere each time, so replies that it spoke differ in their first audio.
 """
 
 from __future__ import annotations
