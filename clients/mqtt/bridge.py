@@ -292,9 +292,6 @@ class Bridge:
             await self._publish("reply", reply)
         elif asked and asked.id == response.line_id:
             talk.asking = False
-            if asked.verbatim:  # it is none of the conversation's business
-                for item in done["response"].get("output", []):
-                    await talk.send({"type": "conversation.item.delete", "item_id": item["id"]})
             await self._settle(reply)
         if figures := done.get("wavllm_latency"):
             await self._publish("latency", {"id": reply["id"], **figures})
