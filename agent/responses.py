@@ -29,7 +29,7 @@ from agent.generation import (
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
-from agent.protocol.server_events import error, item_truncated
+from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
 from agent.protocol.tools import CANNOT_CALL, FunctionTool
 from agent.response import ReplyDue, ReplyPlan, Response, Surroundings
@@ -75,11 +75,17 @@ class Responses:
         self._pace = self._new_pace()  # of all replies in the conversation: one may still be heard
         self._voice_failed = False  # and the client was told
         self.was_heard = False  # the voice, by the client
+        self._played: Item | None = None  # whose playing the client tells of
 
     @property
     def idle(self) -> bool:
         """Nothing is under way or due in the conversation."""
         return self._active is None
+
+    @property
+    def all_done(self) -> bool:
+        """Nothing is under way beside the conversation either."""
+        return self.idle and not self._beside
 
     def speculate(self, settings: SessionSettings, exchange: Exchange) -> None:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
@@ -143,6 +149,11 @@ class Responses:
         if self._active:
             self._due = None
             await self._end(self._active, "cancelled", reason="turn_detected")
+        item, self._played = self._played, None
+        if item and item.alignment and item in self._around.conversation.items:
+            played_ms = item.alignment.played_ms or 0
+            if played_ms < item.alignment.sent_ms:
+                await self.truncate(item.id, played_ms)
 
     async def abandon(self, why: str) -> None:
         """End all that is under way: the session is over."""
@@ -151,12 +162,27 @@ class Responses:
             if response:
                 await self._end(response, "failed", failure=why)
 
+    async def acknowledge(self, item_id: str, played_ms: int) -> None:
+        """Note how much of a reply was played; an interruption takes the rest back. Raises ProtocolError."""
+        self._played = item = self._around.conversation.acknowledge(item_id, played_ms)
+        assert item.alignment
+        sent_ms, played_ms = item.alignment.sent_ms, item.alignment.played_ms or 0
+        ledger = {
+            "generated_ms": item.alignment.generated_ms,
+            "sent_ms": sent_ms,
+            "played_ms": played_ms,
+            "committed_ms": played_ms if item.status == "in_progress" else sent_ms,
+        }
+        await self._around.send(playback(item_id, **ledger))
+
     async def truncate(self, item_id: str, audio_end_ms: int) -> None:
         """Forget the words of a spoken reply that were not heard, and speak no more of it.
 
         Raises ProtocolError when there is no such reply, or less of it.
         """
         item, response = self._around.conversation.truncate(item_id, audio_end_ms), self._active
+        if item.alignment:
+            audio_end_ms = min(audio_end_ms, item.alignment.sent_ms)
         item.tokens = self._around.engine.count_tokens(item.text)
         self._pace.drop()
         if response and response.item is item:

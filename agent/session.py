@@ -32,6 +32,7 @@ from agent.protocol.client_events import (
     ItemDelete,
     ItemRetrieve,
     ItemTruncate,
+    PlaybackAck,
     ResponseCancel,
     SessionUpdate,
     parse_client_event,
@@ -39,6 +40,7 @@ from agent.protocol.client_events import (
 from agent.protocol.errors import ProtocolError
 from agent.protocol.handshake import Handshake
 from agent.protocol.items import ItemReference, NewItem, NewMessage
+from agent.protocol.legacy import legacy
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.response import ReplyDue, Surroundings
@@ -66,6 +68,7 @@ class SessionOptions:
     speakers: SpeakerOptions
     version: str
     lifetime_s: float | None = None  # then a session is over
+    legacy: bool = False  # events by the names of the beta for all, not only for those that ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Session:
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
         self._settings, self._handshake = handshake.apply(options.settings), handshake
+        self._legacy = handshake.legacy or options.legacy
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
         self._speakers = Speakers(options.speakers.scale)
@@ -124,7 +128,7 @@ class Session:
     def settled(self) -> bool:
         """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
         heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty()
-        return heard_out and self._responses.idle
+        return heard_out and self._responses.all_done
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
@@ -185,7 +189,7 @@ class Session:
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
         try:
-            event = parse_client_event(message)
+            event = parse_client_event(message, legacy=self._legacy)
             event_id = event.event_id
             await self._handle(event)
         except ProtocolError as error:
@@ -215,6 +219,8 @@ class Session:
                 self._prepare()
             case ResponseCreate():
                 await self._create_response(event)
+            case PlaybackAck():
+                await self._responses.acknowledge(event.item_id, event.played_ms)
             case ResponseCancel():
                 await self._responses.cancel(event.response_id)
 
@@ -372,4 +378,5 @@ class Session:
 
     async def _send(self, event: events.ServerEvent) -> None:
         self._observe(event)
-        await self._send_text(events.encode(event, self._new_id))
+        for told in legacy(event) if self._legacy else [event]:
+            await self._send_text(events.encode(told, self._new_id))

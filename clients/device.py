@@ -35,6 +35,7 @@ REST_S: Final = 2.0  # for the transcript and the figures, which may come after 
 REPEAT_S: Final = 10.0  # an unanswered line, in case it or its reply was lost
 MAX_REMEMBERED: Final = 256  # ids of what arrived, to know it when it comes again
 MACHINE, LIGHT = "coffee", "light"  # the channels on which they tell their state
+READY: Final = "ready"  # the state when nothing more is to come
 STYLES: Final = {
     "transcript": "cyan",
     "reply": "green",
@@ -242,7 +243,7 @@ async def run_device(
         working = tasks.create_task(machine.run(), name="make coffee")
         for line in lines:
             console.print(f"\n{line.caption or line.text}", style="bold")
-            screen.expect("reply", "latency", *(["transcript"] if line.waveform is not None else []))
+            screen.expect("reply", "latency", READY, *(["transcript"] if line.waveform is not None else []))
             answer = await _say(device, line, patience_s)
             if answer.reply is None:
                 console.print(f"no answer within {patience_s:g} s", style="red")
@@ -274,6 +275,8 @@ class _Screen:
         if channel == "latency":
             self.latency = _latency(values)
         self._missing.discard(channel)
+        if channel == "state" and values.get("state") == READY and "reply" not in self._missing:
+            self._missing.discard(READY)  # calls and their replies included
         if not self._missing:
             self.complete.set()
 

@@ -192,7 +192,7 @@ class LiveLlama:
             opened, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
             x = x + F.linear(F.silu(opened) * up, layer.down)
         for row in rows:
-            row.slot.keys += row.keys
+            row.slot.append(row.keys)
         return x
 
     def logits(self, states: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Talks:
         """Have the past read before the next turn begins, or while it is spoken."""
         if talk in self.open:
             talk.instruction, talk.history = instruction, history
-            self._want(talk)
+            self._want(talk, lambda: self._listening(talk))
 
     def listen(self, talk: Talk, hearing: Hearing) -> None:
         """Read the vectors of an utterance as they come."""
@@ -74,19 +74,24 @@ class Talks:
         """Take note that an utterance has other vectors than before; a speculation on the old ones is over."""
         if talk.hearing is hearing and talk in self.open:
             self._drop_speculation(talk)
-            self._want(talk)
+            self._want(talk, lambda: self._listening(talk))
 
-    def _want(self, talk: Talk) -> None:
+    def _listening(self, talk: Talk) -> Plan:
+        """What stands there while a turn is spoken."""
         names = talk.hearing.names if talk.hearing else []
+        plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
+        return plan.extended(names, talk.hearing.embeds) if names and talk.hearing else plan
+
+    def _want(self, talk: Talk, make_plan: Callable[[], Plan]) -> None:
+        """Have this read ahead."""
+        talk.wanted, talk.wanted_since = None, self.clock()
         try:
-            self.language.gates.of(talk.instruction)
-            plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
+            plan = make_plan()
+            self.language.gates.of(plan.instruction)
         except (CoreError, ValueError, TypeError):  # the reply is going to say so
-            talk.wanted = None
             return
-        if names and talk.hearing:
-            plan = plan.extended(names, talk.hearing.embeds)
-        talk.wanted, talk.wanted_since = plan if self._missing(talk, plan) else None, self.clock()
+        if self._missing(talk, plan):
+            talk.wanted = plan
 
     # What is asked
 
@@ -120,12 +125,13 @@ class Talks:
         return answer
 
     def speculate(self, talk: Talk, instruction: str, history: Sequence[Exchange], sampling: Sampling) -> None:
-        """Begin to answer on the chance that this is what is going to be asked."""
+        """Begin to answer on the chance that this is what is going to be asked; read the question, if not more."""
         self._drop_speculation(talk)
-        queue_wait_ms = 1000 * self.meter.queue_wait_s.value
-        if talk.answers or not self.speculation.permits(talk.tried, queue_wait_ms):
+        if talk.answers or talk not in self.open:
             return
-        if self.ask(talk, "speculation", instruction, history, sampling, None):
+        if not self.speculation.permits(talk.tried, 1000 * self.meter.queue_wait_s.value):
+            self._want(talk, lambda: self.language.planner.plan(history, instruction, sampling.max_tokens))
+        elif self.ask(talk, "speculation", instruction, history, sampling, None):
             talk.tried += 1
             self.speculation.begun += 1
 
@@ -191,6 +197,9 @@ class Talks:
         room, hurry = MAX_PREFILL, False
         for _, talk in ready:
             answer = talk.answer
+            if answer and (state := self._read_already(talk, answer)) is not None:
+                self._take_token(talk, answer, self.language.llama.logits(state))
+                continue
             reads = answer is None or answer.next_token is None
             if (reads and (room <= 0 or hurry)) or len(chosen) >= MAX_ANSWERS or not self._give_slot(talk):
                 continue
@@ -202,6 +211,13 @@ class Talks:
             chosen.append((talk, row))
         self._run([(talk, row) for talk, row in chosen if talk.slot is row.slot])  # who lost it meanwhile waits
         return since
+
+    def _read_already(self, talk: Talk, answer: Answer) -> Tensor | None:
+        """What the first token is told from, where all that precedes it was read ahead."""
+        slot, plan = talk.slot, answer.plan
+        if answer.next_token is not None or slot is None or slot.state is None:
+            return None
+        return slot.state if slot.gate == plan.instruction and slot.keys == plan.keys else None
 
     def _row_or_fail(self, talk: Talk, room: int) -> Row | None:
         try:
@@ -222,8 +238,7 @@ class Talks:
         assert plan is not None
         start = slot.keep_common(plan.keys, plan.instruction)
         if start == len(plan.keys):  # all is there; its last position tells the first token
-            start -= 1
-            del slot.keys[start:]
+            start = slot.keep_common(plan.keys[:-1], plan.instruction)
         end = min(len(plan.keys), start + room)
         gate = answer.gate if answer else self.language.gates.of(plan.instruction)
         return Row(slot, plan.keys[start:end], plan.inputs(self.language.llama, start, end), gate)
@@ -234,7 +249,8 @@ class Talks:
         try:
             states = self.language.llama.step(self.store, [row for _, row in chosen])
             ends = torch.tensor([len(row.keys) for _, row in chosen]).cumsum(0) - 1
-            logits = self.language.llama.logits(states[ends.to(states.device)])
+            states = states[ends.to(states.device)]
+            logits = self.language.llama.logits(states)
         except (RuntimeError, ValueError) as error:  # torch: one is at fault, and the others go on
             if len(chosen) > 1:
                 for one in chosen:
@@ -243,8 +259,9 @@ class Talks:
                 log.exception("a reply failed")
                 self._fail(chosen[0][0], CoreError(f"decoding failed: {error}"))
             return
-        for (talk, _), row_logits in zip(chosen, logits, strict=True):
+        for (talk, row), state, row_logits in zip(chosen, states, logits, strict=True):
             answer, slot = talk.answer, talk.slot
+            row.slot.state = state
             if not answer and slot and talk.wanted and len(slot.keys) >= len(talk.wanted.keys):
                 talk.wanted = None
             if answer and slot and (answer.next_token is not None or len(slot.keys) >= len(answer.plan.keys)):
@@ -272,7 +289,7 @@ class Talks:
         """The answer under way fails, or what was to be read ahead is left; the slot may hold anything now."""
         talk.wanted = None
         if talk.slot:
-            talk.slot.keys.clear()
+            talk.slot.clear()
         if talk.answer:
             self._end(talk, talk.answer, error)
 
