@@ -54,6 +54,7 @@ class ServerConfig:
     drain_s: Seconds = 20
     session_s: Seconds | None = None
     legacy_events: StrictBool = False
+    recordings: Path | None = None
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -106,6 +107,7 @@ class SpeakersConfig:
     """How voices are told apart, and whose are known."""
 
     policy: Literal["off", "label", "require"] = "label"
+    memory: Literal["shared", "own"] = "shared"
     same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] | None = None
     registry: Path | None = Path("~/.local/share/wavllm/voices.db")
     key_file: Path | None = None

@@ -2,6 +2,7 @@
 
 AgentError                the assistant cannot do what it was started for
 ├── ConfigError           a configuration file that is missing, or has a key or value it must not have
+├── RecordingError        a session that cannot be recorded, or a file that is no recording
 ├── SessionOver           a session that the server ends, after it has told its client
 ├── ToolCallError         a function call of the model that nobody can read; the response fails
 ├── VoiceError            a voice that is missing or failed; the reply goes on in writing
@@ -16,6 +17,10 @@ class AgentError(Exception):
 
 class ConfigError(AgentError):
     """A configuration that cannot be used; the message names the file and the key."""
+
+
+class RecordingError(AgentError):
+    """A recording that cannot be written or read; the message names the file."""
 
 
 class SessionOver(AgentError):

@@ -284,6 +284,7 @@ FEW = settings(
 MANY = settings(FEW, max_examples=int(os.environ.get("SCENARIOS", "10000")), stateful_step_count=40)
 
 
+@pytest.mark.timeout(300)  # ten seconds of one core, which may be busy
 class TestSomeScenarios(SessionMachine.TestCase):
     settings = FEW
 
