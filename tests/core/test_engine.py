@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,8 +175,8 @@ async def test_a_closed_iterator_stops_the_work(engine: LiveEngine, talk: LiveCo
     assert await words(talk.reply("", [Exchange(text="one")], SHORT)) == alone(engine, [Exchange(text="one")])
 
 
-async def test_a_client_that_vanishes_leaves_nothing(engine: LiveEngine) -> None:
-    """In the middle of an utterance, of a reply, of a transcript; the fixture counts what is left."""
+async def vanish(engine: LiveEngine) -> None:
+    """In the middle of an utterance, of a reply, of a transcript."""
     talk = engine.open_context()
     utterance = talk.open_utterance()
     utterance.push(noise(30_000))
@@ -194,6 +195,24 @@ async def test_a_client_that_vanishes_leaves_nothing(engine: LiveEngine) -> None
     talk.prepare("", [])
     talk.speculate("", [Exchange(text="one")], SHORT)
     await asyncio.gather(reply.aclose(), transcript.aclose())
+
+
+def tensor_bytes() -> int:
+    """Of all that is alive in this process."""
+    gc.collect()
+    alive = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in alive}.values())
+
+
+async def test_a_client_that_vanishes_leaves_nothing(engine: LiveEngine) -> None:
+    """No slot and no stream, which the fixture counts, and no tensor."""
+    await vanish(engine)  # gates are made once
+    await engine.load_figures()
+    before = tensor_bytes()
+    for _ in range(3):
+        await vanish(engine)
+    await engine.load_figures()
+    assert tensor_bytes() == before
 
 
 async def test_an_utterance_of_nothing_is_refused_and_others_go_on(talk: LiveContext) -> None:

@@ -22,9 +22,9 @@ import torch
 from wavllm_core.checkpoint import NANO, is_hugging_face, load
 from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.core import Core, EngineLimits, OpenModel, rolling
-from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.load import Load
 from wavllm_core.engine.talk import Answer, Kind, Talk
+from wavllm_core.engine.utterances import Hearing
 from wavllm_core.errors import CapacityError, CoreError
 from wavllm_core.prompt import TRANSCRIBE
 
