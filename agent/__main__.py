@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -141,19 +141,35 @@ def play(
 
 
 @app.command()
-def talk(
+@app.command("talk")
+def speaker(
     url: Url = URL,
     device: Annotated[str | None, typer.Option(help="Microphone, by name or number.")] = None,
     output_device: Annotated[str | None, typer.Option(help="Loudspeaker, by name or number.")] = None,
+    wake: Annotated[
+        list[str] | None, typer.Option(metavar="PHRASE", help="Answer only when called; may come again.")
+    ] = None,
+    window: Annotated[float, typer.Option(min=0, help="Seconds after a reply in which no call is needed.")] = 8.0,
+    push_to_talk: Annotated[bool, typer.Option("--push-to-talk", help="Enter begins and ends what you say.")] = False,
     full_duplex: Annotated[
-        bool, typer.Option("--full-duplex", help="Listen while a reply sounds; without headphones it hears itself.")
+        bool, typer.Option("--full-duplex", help="Listen while a reply sounds; for headphones.")
+    ] = False,
+    cancel_echo: Annotated[
+        bool, typer.Option("--cancel-echo", help="Likewise, for loudspeakers: needs the extra 'echo'.")
     ] = False,
 ) -> None:
-    """Talk with the assistant through a microphone and a loudspeaker."""
-    from clients.speaker import talk
+    """Be a smart speaker: talk with the assistant through a microphone and a loudspeaker."""
+    from clients.push_to_talk import enter_presses
+    from clients.speaker import SpeakerOptions, talk
+
+    duplex: Literal["half", "full", "cancel"] = "cancel" if cancel_echo else "full" if full_duplex else "half"
+    options = SpeakerOptions(device, output_device, duplex, tuple(wake or ()), window)
+
+    async def run() -> None:
+        await talk(console(), url, options, enter_presses() if push_to_talk else None)
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(talk(console(), url, device, output_device, full_duplex))
+        asyncio.run(run())
 
 
 @app.command()

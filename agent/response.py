@@ -142,7 +142,7 @@ class Response:
         if self.events.empty:
             await self._open()  # a reply of no words is still a message
         tokens = self._tokens + self._around.engine.count_tokens(self.events.text)
-        if tokens >= self.plan.sampling.max_tokens:
+        if self.plan.due.overrides.say is None and tokens >= self.plan.sampling.max_tokens:
             await self.end("incomplete", reason="max_output_tokens")
         else:
             await self.end("completed")

@@ -21,6 +21,7 @@ from agent.generation import (
     ReplyPiece,
     ReplyReport,
     SpokenPiece,
+    quote,
     read_reply,
     speak_reply,
     write_reply,
@@ -235,11 +236,11 @@ class Responses:
             return self._context
 
     async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
-        caller = self._options.caller
-        reader = caller.reader(plan.tools) if caller and plan.tools else PlainReader()
-        written = context.reply(plan.instructions, plan.history, plan.sampling)
+        caller, given = self._options.caller, plan.due.overrides.say
+        reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
+        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
         names = self._around.conversation.names
-        asked = name_speakers(written, names) if names else written
+        asked = name_speakers(written, names) if names and given is None else written
         reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
         if plan.speech:
             pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)

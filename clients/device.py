@@ -25,9 +25,9 @@ from clients.display import latency_line
 from clients.file import CHUNK_SAMPLES, LEAD_SECONDS, Line
 from clients.mqtt import topics
 from clients.mqtt.broker import Arrived, BrokerAddress, Link
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import GATEWAY, AudioChunk, Message
 from clients.realtime import SAMPLE_RATE, ClientError, Waveform, to_pcm
+from clients.retry import Backoff, first
 from clients.turns import Latency
 
 REST_S: Final = 2.0  # for the transcript and the figures, which may come after the reply

@@ -21,6 +21,7 @@ EXTENSIONS: Final = [
     "wavllm.speaker.enrol",
     "wavllm.playback",
     "wavllm_latency",
+    "wavllm_say",
     "binary_audio",
 ]
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"

@@ -17,9 +17,9 @@ from typing import Any, Final
 from agent.protocol.errors import ProtocolError
 from clients.mqtt.audio import AudioFeed
 from clients.mqtt.lines import MAX_ATTEMPTS, Lines
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import AudioChunk, Line, Values, error_values
 from clients.realtime import SAMPLE_RATE, ClientError, Conversation, Event, connect
+from clients.retry import Backoff, first
 
 MAILBOX_MESSAGES: Final = 64  # overflow: lines are refused, the server waits
 ALREADY_ANSWERING: Final = "conversation_already_has_active_response"
@@ -292,6 +292,9 @@ class Bridge:
             await self._publish("reply", reply)
         elif asked and asked.id == response.line_id:
             talk.asking = False
+            if asked.verbatim:  # it is none of the conversation's business
+                for item in done["response"].get("output", []):
+                    await talk.send({"type": "conversation.item.delete", "item_id": item["id"]})
             await self._settle(reply)
         if figures := done.get("wavllm_latency"):
             await self._publish("latency", {"id": reply["id"], **figures})

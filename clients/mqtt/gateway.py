@@ -16,10 +16,10 @@ from agent.protocol.errors import ProtocolError
 from clients.mqtt import discovery, hermes, topics
 from clients.mqtt.bridge import Bridge, BridgeLimits
 from clients.mqtt.broker import Arrived, BrokerAddress, Link
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.site import Site, SiteLimits
 from clients.mqtt.topics import GATEWAY, ROOT, AudioChunk, Line, Message, Values, encode, error_values
 from clients.realtime import DEFAULT_URL, ClientError
+from clients.retry import Backoff, first
 
 CLIENT_ID: Final = "wavllm-gateway"
 STATUS: Final = topics.topic(GATEWAY, "status")
