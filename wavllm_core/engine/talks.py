@@ -119,12 +119,14 @@ class Talks:
                 sink(error if isinstance(error, CoreError) else InputError(f"the conversation cannot be read: {error}"))
             return None
         talk.reply_tokens = sampling.max_tokens
+        cached = talk.slot.common(plan.keys, plan.instruction) if talk.slot else 0
         if kind == "reply" and (ready := self._adopt(talk, plan, sampling, sink)):
+            ready.cached = cached
             return ready
         self._drop_speculation(talk)
         talk.wanted = None
         chooser, spelling = Chooser(sampling), Spelling(self.language.tokenizer, sampling.stop)
-        answer = Answer(kind, plan, sampling, gate, chooser, spelling, self.clock(), sink)
+        answer = Answer(kind, plan, sampling, gate, chooser, spelling, self.clock(), sink, cached=cached)
         talk.answers.append(answer)
         return answer
 
