@@ -124,17 +124,15 @@ class LiveEngine:
         instruction: str,
         history: Sequence[Exchange],
         sampling: Sampling,
-        begun: Callable[[Answer], None] = lambda _: None,
+        begun: Callable[[PromptUsage], None] = lambda _: None,
     ) -> AsyncGenerator[str, None]:
-        """The pieces of a reply or a transcript; closing the generator stops the work. `begun`: with the first."""
+        """The pieces of a reply or a transcript; closing the generator stops the work. `begun`: by the worker."""
         talks, asked = self.core.talks, list(history)
         with self.outlet() as outlet:
             answers: list[Answer | None] = []
-            self.tell(lambda: answers.append(talks.ask(talk, kind, instruction, asked, sampling, outlet.put)))
+            self.tell(lambda: answers.append(talks.ask(talk, kind, instruction, asked, sampling, outlet.put, begun)))
             try:
                 while (piece := await outlet.get()) is not None:
-                    if answers[0]:
-                        begun(answers[0])
                     yield piece
             finally:
                 self.tell(lambda: talks.drop(talk, answers[0]))
@@ -196,8 +194,8 @@ class LiveContext:
         """Of the reply that began last."""
         return self._usage
 
-    def _note(self, answer: Answer) -> None:
-        self._usage = PromptUsage(len(answer.plan.keys), answer.cached)
+    def _note(self, usage: PromptUsage) -> None:
+        self._usage = usage
 
     def close(self) -> None:
         """Forget it all; harmless when done before."""

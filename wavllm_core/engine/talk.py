@@ -47,7 +47,6 @@ class Answer:
     tokens: int = 0
     next_token: int | None = None  # to be read next; None: the plan is not read yet
     over: bool = False
-    cached: int = 0  # positions of the plan that stood in the slot when it was asked for
 
     @property
     def due(self) -> float:
