@@ -106,6 +106,7 @@ class SpeakersConfig:
     """How voices are told apart, and whose are known."""
 
     policy: Literal["off", "label", "require"] = "label"
+    memory: Literal["shared", "own"] = "shared"
     same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] | None = None
     registry: Path | None = Path("~/.local/share/wavllm/voices.db")
     key_file: Path | None = None

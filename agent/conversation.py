@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from agent.alignment import Alignment
 from agent.kept_audio import KeptAudio
+from agent.naming import Names
 from agent.protocol.errors import ProtocolError
-from agent.protocol.server_events import call_item, call_output_item, message_item
+from agent.protocol.server_events import call_item, call_output_item, message_item, speaker_name
 from agent.tool_calls import Call
 from agent.voice import VOICE_RATE
 from wavllm_core.engine.api import Exchange, Heard
@@ -48,6 +52,7 @@ class Item:
     seconds: float = 0.0  # of speech
     heard: Heard | None = None  # kept for the newest user item only
     speaker: int | None = None
+    voice: npt.NDArray[np.float32] | None = None  # (dim,), of a spoken one
     tokens: int = 0  # of its text, for usage figures
     alignment: Alignment | None = None  # of a spoken reply
     aside: bool = False  # words that are none of the model's, which it is not shown
@@ -78,10 +83,20 @@ class Conversation:
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.audio = KeptAudio()
+        self.names: Names = {}  # of speakers that have one
 
     @property
     def last_id(self) -> str | None:
         return self.items[-1].id if self.items else None
+
+    @property
+    def last_said(self) -> Item | None:
+        """The newest thing that a person said or typed."""
+        return next((item for item in reversed(self.items) if item.role == "user" and not item.tool), None)
+
+    def speaker_label(self, item: Item) -> str | None:
+        """How people call who said an item; None: nobody knows."""
+        return None if item.speaker is None else self.names.get(item.speaker, speaker_name(item.speaker))
 
     def find(self, item_id: str) -> Item | None:
         return next((item for item in self.items if item.id == item_id), None)

@@ -1,12 +1,21 @@
-"""Where the voice changes inside one utterance. Compares vectors of windows; knows no model and no conversation."""
+"""Where the voice changes inside one utterance: vectors of windows side by side are compared.
+
+Knows the engine by its interface only, and no conversation.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from agent.listener import to_waveform
+from agent.voices.listening import hear_waveform
+from wavllm_core.engine.api import Context
+from wavllm_core.voices import VoiceScale
 
 SAMPLE_RATE: Final = 16_000
 WINDOW_SAMPLES: Final = SAMPLE_RATE * 3 // 2  # of voice to tell who it is
@@ -17,6 +26,13 @@ WINDOW_HOPS: Final = WINDOW_SAMPLES // HOP_SAMPLES
 MIN_SPLIT_SAMPLES: Final = 2 * WINDOW_SAMPLES  # shorter utterances are of one voice
 
 Waveform = npt.NDArray[np.float32]
+
+
+async def hear_changes(context: Context, pcm: Sequence[bytes], scale: VoiceScale) -> list[int]:
+    """Samples of an utterance at which another voice goes on. Raises CoreError when a window cannot be heard."""
+    waveform = to_waveform(b"".join(pcm))
+    heard = await asyncio.gather(*(hear_waveform(context, window) for window in windows(waveform)))
+    return find_changes(waveform, [one.speaker_vector for one in heard], scale.same_similarity)
 
 
 def windows(waveform: Waveform) -> list[Waveform]:

@@ -6,8 +6,9 @@ or the client commits them. Decides nothing about replies, and sends nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from agent.audio import Decoder, check_samples
@@ -40,6 +41,8 @@ class OpenUtterance:
     samples: int = 0  # at 16 kHz
     overflowed: bool = False  # the client was told
     heard_ahead: bool = False  # somebody waits for what was said so far
+    labelled: bool = False  # it was told who seems to be speaking, or is going to be
+    start_sample: int | None = None  # in the audio of the session, where a turn was found
     pcm: list[bytes] = field(default_factory=list)  # the same audio, to be given back
 
     @property
@@ -146,6 +149,17 @@ class Ear:
         whole = OpenUtterance(self._context.open_utterance(), self._new_id("item"))
         whole.push(pcm)
         return whole
+
+    def cut(self, said: OpenUtterance, places: Sequence[int]) -> list[OpenUtterance]:
+        """The same audio as several utterances, each beginning at one of `places`, in samples; it keeps its name."""
+        pcm, bounds = b"".join(said.pcm), [0, *places, said.samples]
+        pieces: list[OpenUtterance] = []
+        for start, end in pairwise(bounds):
+            item_id = said.item_id if not pieces else self._new_id("item")
+            at = None if said.start_sample is None else said.start_sample + start
+            pieces.append(OpenUtterance(self._context.open_utterance(), item_id, start_sample=at))
+            pieces[-1].push(pcm[2 * start : 2 * end])
+        return pieces
 
     def clear(self) -> None:
         """Forget all audio so far."""

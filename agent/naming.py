@@ -7,9 +7,13 @@ what it writes says names where people have one. Nothing else is changed.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
+
+from agent.protocol.speakers import Memory
+from wavllm_core.engine.api import Exchange
 
 SPEAKER: Final = re.compile(r"\bspeaker (\d+)\b", re.IGNORECASE)
 UNFINISHED: Final = re.compile(r"\b(?:s|sp|spe|spea|speak|speake|speaker|speaker \d*)$", re.IGNORECASE)
@@ -34,6 +38,16 @@ def with_numbers(text: str, names: Names) -> str:
         return f"{'Speaker' if not before or before[-1] in '.?!' else 'speaker'} {numbers[found[0].casefold()]}"
 
     return re.sub(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", tell, text, flags=re.IGNORECASE)
+
+
+def seen_by_model(history: Sequence[Exchange], names: Names, memory: Memory) -> list[Exchange]:
+    """A conversation with numbers for names; with memory of their own, only what concerns whoever spoke last."""
+    asker = history[-1].speaker if history and memory == "own" else None
+    return [
+        replace(past, text=with_numbers(past.text, names), reply=past.reply and with_numbers(past.reply, names))
+        for past in history
+        if asker is None or past.speaker in (asker, None)
+    ]
 
 
 async def name_speakers(pieces: AsyncGenerator[str, None], names: Names) -> AsyncGenerator[str, None]:

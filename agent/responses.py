@@ -26,6 +26,7 @@ from agent.generation import (
     speak_reply,
     write_reply,
 )
+from agent.naming import name_speakers, seen_by_model
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
@@ -93,7 +94,7 @@ class Responses:
             return
         items = self._around.conversation.items
         tools = _usable(settings, ResponseCreate())
-        history = [*exchanges(items, waiting=False), exchange]
+        history = self._seen(settings, [*exchanges(items, waiting=False), exchange])
         told = self._instructions(items, settings.instructions, tools)
         self._context.speculate(told, history, self._limited(settings.max_output_tokens))
 
@@ -101,7 +102,7 @@ class Responses:
         """Have the model read what was said, while nobody waits for it."""
         items = self._around.conversation.items
         told = self._instructions(items, settings.instructions, _usable(settings, ResponseCreate()))
-        self._context.prepare(told, exchanges(items, waiting=False))
+        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False)))
 
     def check(self, due: ReplyDue) -> None:
         """Raises ProtocolError when what the client asks for cannot be."""
@@ -237,7 +238,9 @@ class Responses:
     async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
         caller, given = self._options.caller, plan.given
         reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
-        asked = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
+        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
+        names = self._around.conversation.names
+        asked = name_speakers(written, names) if names and given is None else written
         reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
         if plan.speech:
             pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)
@@ -294,7 +297,7 @@ class Responses:
         return ReplyPlan(
             due,
             told,
-            exchanges(items),
+            self._seen(settings, exchanges(items)),
             self._limited(asked.max_output_tokens or settings.max_output_tokens),
             self._options.speech if (asked.output or settings.output) == "audio" else None,
             tools,
@@ -310,6 +313,9 @@ class Responses:
         if asked.say is None and caller and isinstance(last, Called):
             return caller.phrase(last.output)
         return asked.say
+
+    def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
+        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
 
     def _instructions(self, items: Sequence[Item], own: str, tools: Sequence[FunctionTool]) -> str:
         told, caller = instructions(items, own), self._options.caller

@@ -14,6 +14,7 @@ from agent.ear import EarLimits
 from agent.errors import AgentError
 from agent.frontdoor import Frontdoor
 from agent.protocol.settings import SessionSettings, TurnDetection
+from agent.protocol.speakers import SpeakerSettings
 from agent.responses import ReplyOptions
 from agent.session import SessionOptions
 from agent.speakers import SpeakerOptions
@@ -94,6 +95,7 @@ def build_options(
             turn_detection=detection,
             voice=voice.name if voice else None,
             calls_tools=caller is not None,
+            speakers=SpeakerSettings(config.speakers.policy, config.speakers.memory),
         ),
         replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech, caller),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),

@@ -16,8 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from agent.attribution import Attribution
 from agent.audio import Encoder, check_samples
 from agent.conversation import Conversation, Item
+from agent.diarization import hear_changes
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
 from agent.errors import SessionOver
 from agent.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
@@ -43,9 +45,10 @@ from agent.protocol.items import ItemReference, NewItem, NewMessage
 from agent.protocol.legacy import legacy
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
+from agent.protocol.speakers import SpeakerName
 from agent.response import ReplyDue, Surroundings
 from agent.responses import ReplyOptions, Responses
-from agent.speakers import SpeakerOptions, Speakers
+from agent.speakers import SpeakerOptions
 from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
 from agent.vad import SAMPLE_RATE
@@ -55,6 +58,7 @@ from wavllm_core.errors import CoreError
 MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
 LARGE_MESSAGE_CHARS: Final = 2**18  # one at a time, so that a mailbox stays small in bytes too
 SLICE_S: Final = 1  # of audio, before other conversations get their chance
+ENOUGH_S: Final = 1.0  # of a voice, to tell whose it is
 ONLY_TRANSCRIPTS: Final = "a transcription session answers nothing"
 
 
@@ -81,11 +85,19 @@ class _HeardAhead:
 
 
 @dataclass(frozen=True, slots=True)
+class _HeardEarly:
+    """Report: what was said so far, enough to tell whose voice it is."""
+
+    said: OpenUtterance
+    heard: Heard
+
+
+@dataclass(frozen=True, slots=True)
 class _Expired:
     """Report: the session has lasted as long as it may."""
 
 
-_Report = ReplyReport | TranscriptReport | _HeardAhead | _Expired
+_Report = ReplyReport | TranscriptReport | _HeardAhead | _HeardEarly | _Expired
 
 
 class Session:
@@ -116,7 +128,7 @@ class Session:
         self._legacy = handshake.legacy or options.legacy
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
-        self._speakers = Speakers(options.speakers.scale)
+        self._who = Attribution(options.speakers, self._settings.speakers, self._conversation, self._send)
         report = self._mailbox.put
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
@@ -141,6 +153,7 @@ class Session:
         async with self._tasks:
             if self._options.lifetime_s is not None:
                 self._tasks.create_task(self._expire(self._options.lifetime_s), name=f"expire {self.id}")
+            await self._who.begin()
             await self._send(events.session_created(self._to_wire(), self._options.version))
             while True:
                 message = await self._mailbox.get()
@@ -163,6 +176,9 @@ class Session:
                 await self._transcripts.take(message)
             case _HeardAhead():
                 self._take_heard_ahead(message)
+            case _HeardEarly():
+                if self._ear.opened is message.said:
+                    await self._who.tell_early(message.said.item_id, message.heard)
             case _Expired():
                 await self._end()
         if isinstance(message, ReplyEnded | TranscriptEnded):
@@ -223,6 +239,9 @@ class Session:
                 await self._responses.acknowledge(event.item_id, event.played_ms)
             case ResponseCancel():
                 await self._responses.cancel(event.response_id)
+            case SpeakerName():
+                await self._who.name(event)
+                self._prepare()
 
     async def _update(self, event: SessionUpdate) -> None:
         began = bool(self._conversation.items) or self._ear.holds_audio or not self._responses.idle
@@ -231,6 +250,7 @@ class Session:
         had_audio = self._ear.holds_audio
         self._ear.configure(self._settings)
         self._transcripts.told = self._settings.transcription
+        self._who.settings = self._settings.speakers
         if had_audio and not self._ear.holds_audio:
             await self._send(events.audio_cleared())
         await self._send(events.session_updated(self._to_wire()))
@@ -247,11 +267,25 @@ class Session:
                         self._speech_paused()
                     case SpeechStopped():
                         await self._speech_stopped(happened)
+            self._label_early()
             if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
 
+    def _label_early(self) -> None:
+        """Once there is enough of a voice, have it compared, long before the turn is over."""
+        said = self._ear.opened
+        if said and not said.labelled and said.seconds >= ENOUGH_S and self._settings.speakers.policy != "off":
+            said.labelled = True
+            self._tasks.create_task(self._hear_early(said), name=f"hear early {said.item_id}")
+
+    async def _hear_early(self, said: OpenUtterance) -> None:
+        with suppress(CoreError):  # the end of the turn will tell
+            await self._mailbox.put(_HeardEarly(said, await said.utterance.hear()))
+
     async def _speech_started(self, started: SpeechStarted) -> None:
         await self._send(events.speech_started(self._ear.item_id, to_ms(started.start_sample)))
+        if said := self._ear.opened:
+            said.start_sample = started.start_sample
         detection = self._settings.turn_detection
         if detection and detection.interrupt_response:
             await self._responses.interrupt()
@@ -279,8 +313,10 @@ class Session:
         said, heard = ahead.said, ahead.heard
         said.heard_ahead = False
         if heard and self._ear.opened is said and said.samples == ahead.samples:
-            guess = self._speakers.guess(heard.speaker_vector)
-            self._responses.speculate(self._settings, Exchange(heard=heard, speaker=guess.number))
+            guess = self._who.guess(heard)
+            if not self._who.refusal(guess):
+                number = guess.number if guess else None
+                self._responses.speculate(self._settings, Exchange(heard=heard, speaker=number))
 
     async def _speech_stopped(self, stopped: SpeechStopped) -> None:
         due = ReplyDue(self._settings, self._now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample))
@@ -289,17 +325,34 @@ class Session:
         await self._commit(said, due)
 
     async def _commit(self, said: OpenUtterance, due: ReplyDue) -> None:
-        """Make a user item of an utterance; answer it where the server finds the turns."""
-        item = Item(said.item_id, "user", spoken=True)
+        """Make a user item of an utterance, or several; answer the last where the server finds the turns."""
+        pieces = await self._split(said)
         try:
-            await self._send(events.audio_committed(item.id, self._conversation.last_id))
-            await self._add_item(item)
-            failure = await self._finish_listening(said, item)
+            for piece in pieces:
+                item = Item(piece.item_id, "user", spoken=True)
+                await self._send(events.audio_committed(item.id, self._conversation.last_id))
+                await self._add_item(item)
+                failure = await self._finish_listening(piece, item)
+                if piece is pieces[-1] and self._answers_by_itself():
+                    await self._responses.answer(replace(due, failure=failure or self._who.refusal_of(item)))
+                await self._transcripts.begin(item, failure)
         finally:
-            said.utterance.cancel()
-        if self._answers_by_itself():
-            await self._responses.answer(replace(due, failure=failure))
-        await self._transcripts.begin(item, failure)
+            for piece in pieces:
+                piece.utterance.cancel()
+
+    async def _split(self, said: OpenUtterance) -> list[OpenUtterance]:
+        """An utterance for each voice, where they are to be told apart within a turn."""
+        speakers = self._settings.speakers
+        if not speakers.split_turns or speakers.policy == "off":
+            return [said]
+        try:
+            changes = await hear_changes(self._context, said.pcm, self._options.speakers.scale)
+        except CoreError:  # the whole may still be heard
+            changes = []
+        if not changes:
+            return [said]
+        said.utterance.cancel()
+        return self._ear.cut(said, changes)
 
     async def _finish_listening(self, said: OpenUtterance, item: Item) -> str | None:
         """Give the item what was heard, and tell who spoke; returns why not, if not."""
@@ -310,9 +363,8 @@ class Session:
             heard = await said.utterance.hear()
         except CoreError as error:
             return str(error)
-        guess = self._speakers.assign(heard.speaker_vector, heard.seconds)
-        item.heard, item.speaker = heard, guess.number
-        await self._send(events.speaker_told(item.id, guess.number, guess.similarity))
+        item.heard = heard
+        await self._who.tell(item, heard, None if said.start_sample is None else to_ms(said.start_sample))
         return None
 
     async def _create_item(self, event: ItemCreate) -> None:
@@ -353,6 +405,8 @@ class Session:
         self._responses.check(due)
         if event.input is not None:
             due = await self._with_input(due, event.input)
+        else:
+            due = replace(due, failure=self._who.refusal_of(self._conversation.last_said))
         await self._responses.create(due)
 
     async def _with_input(self, due: ReplyDue, given: Sequence[NewItem | ItemReference]) -> ReplyDue:
@@ -370,6 +424,8 @@ class Session:
                 said = self._ear.take_whole(new.audio, f"{path}.content[0].audio")
                 try:
                     item.heard, item.seconds = await said.utterance.hear(), said.seconds
+                    if failure := self._who.refusal(self._who.guess(item.heard)):
+                        return replace(due, failure=failure, input=items)
                 except CoreError as error:
                     return replace(due, failure=str(error), input=items)
                 finally:

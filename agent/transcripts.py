@@ -97,10 +97,10 @@ class Transcripts:
         if ended.failure is not None:
             await self._send(events.transcript_failed(item.id, ended.failure))
             return
-        if item.speaker is not None and item.text:
-            segment = events.transcript_segment(item.id, self._new_id("seg"), item.text, item.seconds, item.speaker)
-            await self._send(segment)
-        await self._send(events.transcript_completed(item.id, item.text, item.seconds, item.speaker))
+        speaker = self._conversation.speaker_label(item)
+        if speaker and item.text:
+            await self._send(events.transcript_segment(item.id, self._new_id("seg"), item.text, item.seconds, speaker))
+        await self._send(events.transcript_completed(item.id, item.text, item.seconds, speaker))
 
     def _is_told(self, item: Item) -> bool:
         return self.told and item in self._conversation.items

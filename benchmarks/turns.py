@@ -27,7 +27,7 @@ from wavllm_core.checkpoint import NANO, TIED_HEAD, Checkpoint, load
 from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
 from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine, LiveUtterance
-from wavllm_core.engine.llama import PREFIX
+from wavllm_core.engine.llama_shape import PREFIX
 from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.lora import gated
 from wavllm_core.model import RollingWavLLM

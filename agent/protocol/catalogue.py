@@ -44,6 +44,8 @@ CLIENT: Final = (
     Entry("response.create", "yes", "every override; out of band, up to 4 at a time; `input` and item references"),
     Entry("response.cancel", "yes", "without response_id: the one in the conversation"),
     Entry("wavllm.playback.ack", "extension", "how much of a spoken reply was played; answered by `wavllm.playback`"),
+    Entry("wavllm.speaker.name", "extension", "call a numbered voice by name from now on, in this session"),
+    Entry("wavllm.speaker.enrol", "extension", "the same, and know it in later ones, where the operator allows that"),
     Entry("transcription_session.update", "legacy names only", "session.update of a transcription session"),
 )
 SERVER: Final = (
@@ -92,7 +94,8 @@ SERVER: Final = (
     Entry("response.mcp_call.failed", "never sent", NO_MCP),
     Entry("rate_limits.updated", "yes", "at the beginning of a response"),
     Entry("error", "yes", "names code, message, param and the client's event_id; the session goes on"),
-    Entry("wavllm.speaker", "extension", "who spoke, by number in the session, and how like before"),
+    Entry("wavllm.speaker", "extension", "who spoke: number in the session, name and id where known, confidence"),
+    Entry("wavllm.speaker.named", "extension", "a voice has a name from now on; with `id`: also in later sessions"),
     Entry("wavllm.playback", "extension", "of a spoken reply: ms generated, sent, played, and certain in the history"),
     *(Entry(old, "legacy names only", f"instead of `{new}`") for old, new in EVENTS.items()),
     Entry("transcription_session.created", "legacy names only", "instead of `session.created`"),
@@ -122,6 +125,7 @@ ERRORS: Final = {
     "session_expired": "the session has lasted as long as one may; the connection is closed with 1001",
     "server_full": "no room for one more session; the connection is closed with 1013",
     "rate_limit_exceeded": "more messages a second than a connection may send; they wait; told once",
+    "speaker_not_found": "nobody has spoken under this number",
     "voice_failed": "replies go on in writing; told once",
 }
 LIMITS: Final = {

@@ -17,6 +17,7 @@ from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, Fields
 from agent.protocol.items import NewItem, read_item
 from agent.protocol.legacy import modern
 from agent.protocol.response_create import ResponseCreate, read_response_create
+from agent.protocol.speakers import SpeakerName, read_enrol, read_name
 
 MAX_AUDIO_END_MS: Final = 24 * 3_600_000
 NO_WEBRTC: Final = "there is such a buffer over WebRTC and SIP only; truncate the item instead"
@@ -115,6 +116,7 @@ ClientEvent = (
     | ResponseCreate
     | ResponseCancel
     | PlaybackAck
+    | SpeakerName
 )
 
 
@@ -211,4 +213,6 @@ PARSERS: Final[dict[str, Callable[[str | None, Fields], ClientEvent]]] = {
     "response.create": read_response_create,
     "response.cancel": _response_cancel,
     "wavllm.playback.ack": _playback_ack,
+    "wavllm.speaker.name": read_name,
+    "wavllm.speaker.enrol": read_enrol,
 }

@@ -15,7 +15,15 @@ from agent.protocol.errors import ProtocolError
 
 ServerEvent = dict[str, Any]
 
-EXTENSIONS: Final = ["wavllm.speaker", "wavllm.playback", "wavllm_latency", "binary_audio", "wavllm_say"]
+EXTENSIONS: Final = [
+    "wavllm.speaker",
+    "wavllm.speaker.name",
+    "wavllm.speaker.enrol",
+    "wavllm.playback",
+    "wavllm_latency",
+    "wavllm_say",
+    "binary_audio",
+]
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
 
 
@@ -104,22 +112,47 @@ def playback(item_id: str, **ledger_ms: int) -> ServerEvent:
     return {"type": "wavllm.playback", "item_id": item_id, **ledger_ms}
 
 
-def speaker_told(item_id: str, number: int, similarity: float) -> ServerEvent:
-    """Extension: who spoke, by number within this session."""
+def speaker_told(
+    item_id: str,
+    number: int,
+    name: str | None,
+    similarity: float,
+    confidence: float,
+    *,
+    person_id: str | None = None,
+    span: tuple[int, int] | None = None,
+    provisional: bool = False,
+) -> ServerEvent:
+    """Extension: who spoke, by number within this session, and by name where there is one.
+
+    person_id: of somebody enrolled
+    span: of the item in the audio of the session, in ms
+    provisional: the turn is not over; another event follows for the item
+    """
     return {
         "type": "wavllm.speaker",
         "item_id": item_id,
-        "speaker": speaker_name(number),
+        "speaker": name or speaker_name(number),
         "number": number,
+        "name": name,
+        "id": person_id,
         "similarity": round(similarity, 3),
+        "confidence": round(confidence, 3),
+        **({"audio_start_ms": span[0], "audio_end_ms": span[1]} if span else {}),
+        "provisional": provisional,
     }
+
+
+def speaker_named(number: int, name: str, person_id: str | None) -> ServerEvent:
+    """Extension: how a voice is called from now on; with an id when it is known in later sessions, too."""
+    return {"type": "wavllm.speaker.named", "number": number, "name": name, "id": person_id}
 
 
 def transcript_delta(item_id: str, delta: str) -> ServerEvent:
     return {"type": f"{TRANSCRIPTION}.delta", "item_id": item_id, "content_index": 0, "delta": delta}
 
 
-def transcript_segment(item_id: str, segment_id: str, text: str, seconds: float, speaker: int) -> ServerEvent:
+def transcript_segment(item_id: str, segment_id: str, text: str, seconds: float, speaker: str) -> ServerEvent:
     """Who said it; one turn is one segment."""
     return {
         "type": f"{TRANSCRIPTION}.segment",
@@ -127,20 +160,20 @@ def transcript_segment(item_id: str, segment_id: str, text: str, seconds: float,
         "item_id": item_id,
         "content_index": 0,
         "text": text,
-        "speaker": speaker_name(speaker),
+        "speaker": speaker,
         "start": 0.0,
         "end": round(seconds, 3),
     }
 
 
-def transcript_completed(item_id: str, transcript: str, seconds: float, speaker: int | None) -> ServerEvent:
+def transcript_completed(item_id: str, transcript: str, seconds: float, speaker: str | None) -> ServerEvent:
     return {
         "type": f"{TRANSCRIPTION}.completed",
         "item_id": item_id,
         "content_index": 0,
         "transcript": transcript,
         "usage": {"type": "duration", "seconds": round(seconds, 3)},
-        "speaker": speaker and speaker_name(speaker),
+        "speaker": speaker,
     }
 
 

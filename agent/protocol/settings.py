@@ -7,12 +7,13 @@ a response keeps those it began with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, Fields
 from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
+from agent.protocol.speakers import SpeakerSettings, merge_speakers
 from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, read_tool_choice, read_tools
 
 MAX_PREFIX_MS: Final = 2_000
@@ -57,10 +58,12 @@ class SessionSettings:
     parallel_tool_calls: bool = True
     model: str = MODEL  # as the client called it when it connected; there is one
     asked_voice: str | None = None  # as the client called it; it means `voice`
+    speakers: SpeakerSettings = field(default_factory=SpeakerSettings)
 
     def to_wire(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
         """The session object of the protocol, with effective values only; `expires_at` in seconds of Unix time."""
-        known = {"type": self.kind, "id": session_id, "expires_at": expires_at}
+        extensions = {"speakers": self.speakers.to_wire()}
+        known = {"type": self.kind, "id": session_id, "expires_at": expires_at, "wavllm": extensions}
         if self.kind == "transcription":
             known["object"] = "realtime.transcription_session"
             return {**known, "audio": {"input": self._input_to_wire()}, "include": None}
@@ -134,6 +137,9 @@ def merge(
     settings = replace(settings, output_format=output_format or current.output_format)
     if "audio" in patch and "input" in (audio := patch.object("audio")):
         settings = _merge_input(settings, audio.object("input"), defaults)
+    if "wavllm" in patch and "speakers" in (extensions := patch.object("wavllm")):
+        speakers = merge_speakers(settings.speakers, extensions.object("speakers"), defaults.speakers.policy)
+        settings = replace(settings, speakers=speakers)
     return settings
 
 

@@ -121,6 +121,11 @@ def check_samples(samples: Sequence[Sample], scale: VoiceScale) -> None:
         raise EnrolmentError(message)
 
 
+def is_voice(voicing: Voicing) -> bool:
+    """Whether an utterance is speech enough to be enrolled."""
+    return not _fault(voicing)
+
+
 def likeness(one: Vector, other: Vector) -> float:
     """Cosine of two vectors of any length, -1 to 1; 0 for silence."""
     lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))

@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from agent.config import AgentConfig, KeyConfig
 from agent.protocol.formats import PCM_RATES_HZ
 from agent.server import serve
+from agent.speakers import SpeakerOptions
 from agent.voice import Voice
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, silence, speech
 
@@ -47,6 +48,7 @@ async def running(
     make_vad: Any = LoudnessVad,
     voice: Voice | None = None,
     keys: dict[str, KeyConfig] | None = None,
+    speakers: SpeakerOptions | None = None,
 ) -> AsyncIterator[int]:
     """A live server; gives its port, and afterwards sees to it that nothing is left."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -54,7 +56,7 @@ async def running(
     async with asyncio.TaskGroup() as tasks:
         config = config or AgentConfig()
         config = replace(config, server=replace(config.server, port=0))
-        parts = {"make_vad": make_vad, "make_voice": lambda _: voice}
+        parts = {"make_vad": make_vad, "make_voice": lambda _: voice, "speakers": speakers or SpeakerOptions()}
         work = serve(config, engine, keys=keys, on_ready=port.set_result, **parts)
         server = tasks.create_task(work)
         try:

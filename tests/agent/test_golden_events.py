@@ -159,6 +159,18 @@ async def transcription(script: Script) -> None:
     await script.hear("error")
 
 
+async def naming(script: Script) -> None:
+    script.engine.pencil.clear()
+    await script.sound(silence(400), speech(400), silence(600))
+    await script.hear("response.done")
+    await script.say("wavllm.speaker.name", number=1, name="Ada")
+    await script.hear("wavllm.speaker.named")
+    await script.say("wavllm.speaker.name", number=2, name="Bob")
+    await script.hear("error")
+    script.engine.pencil.set()
+    await script.hear(COMPLETED)
+
+
 async def items(script: Script) -> None:
     for role in ("system", "user", "assistant"):
         await script.say("conversation.item.create", item=message("words", role, id=role))
@@ -186,6 +198,7 @@ SCENARIOS: list[Callable[[Script], Awaitable[None]]] = [
     tools,
     out_of_band,
     transcription,
+    naming,
     items,
     failures,
 ]
