@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -21,9 +21,14 @@ from agent.model_commands import models
 from agent.terminal import console, told_what_to_install
 from agent.voice_commands import voices
 
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
+    from wavllm_core.engine.live import LiveEngine
+
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
 URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
+STATE: Final = Path("~/.local/share/wavllm/mqtt.db")
 BROKER: Final = "mqtt://127.0.0.1:1883"
 Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
 Broker = Annotated[
@@ -60,25 +65,13 @@ def serve(
         from agent.frontdoor import PATH
         from agent.server import serve
         from agent.voices.setup import build_speakers
-        from wavllm_core.engine.core import EngineLimits
-        from wavllm_core.engine.live import LiveEngine
-        from wavllm_core.engine.speculation import SpeculationLimits
 
     if host is not None:
         settings = replace(settings, server=replace(settings.server, host=host))
     if port is not None:
         settings = replace(settings, server=replace(settings.server, port=port))
-    model = settings.model
-    limits = EngineLimits(
-        conversations=settings.server.max_sessions + 1,  # one may still be leaving
-        kv_mib=model.kv_mib,
-        threads=model.threads,
-        device=model.device,
-        dtype=model.dtype,
-        speculation=SpeculationLimits(per_utterance=model.speculations),
-    )
-    speakers = build_speakers(settings.speakers, model.checkpoint)
-    engine = LiveEngine.load(model.checkpoint, limits)
+    speakers = build_speakers(settings.speakers, settings.model.checkpoint)
+    engine = load_engine(settings)
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S
@@ -92,6 +85,40 @@ def serve(
             await engine.close()
 
     asyncio.run(run())
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(metavar="FILE", help="That the server wrote: server.recordings.")],
+    config: Annotated[Path | None, typer.Option(help="What the server was started with.")] = None,
+) -> None:
+    """Hold a recorded session again, at full speed, and tell the first byte that is different."""
+    with told_what_to_install("server"):
+        from agent.config import load_config
+        from agent.recording import Recording
+        from agent.replay import replay
+        from agent.server import build_options
+        from agent.vad import find_vad
+        from agent.voice import find_voice
+        from agent.voices.setup import build_speakers
+
+        settings, recorded = load_config(config), Recording.read(recording)
+    speakers = build_speakers(settings.speakers, settings.model.checkpoint)
+    options = build_options(settings, find_vad(settings.turns.detector), find_voice, speakers)
+
+    async def run() -> bool:
+        engine = load_engine(settings)
+        try:
+            different = await replay(recorded, engine, options)
+        finally:
+            await engine.close()
+        if different:
+            print(f"line {different.line}\n  recorded: {different.recorded}\n  replayed: {different.replayed}")
+        return different is None
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)
+    print(f"{sum('out' in line for line in recorded.lines)} events, the same to the last byte")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -174,6 +201,7 @@ def mqtt(
     max_devices: Annotated[int, typer.Option(min=1, help="More are refused.")] = 256,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Of silence, then a conversation is closed.")] = 300.0,
     discovery_prefix: Annotated[str, typer.Option(help="Of Home Assistant; empty: do without.")] = "homeassistant",
+    state: Annotated[Path, typer.Option(help="File of what a restart must not forget.")] = STATE,
     hermes_site: Annotated[list[str] | None, typer.Option(help="Of Rhasspy, to be served; may come again.")] = None,
 ) -> None:
     """Serve devices on an MQTT broker until Ctrl-C: the gateway between them and the server."""
@@ -182,12 +210,13 @@ def mqtt(
         from clients.mqtt.bridge import BridgeLimits
         from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
         from clients.mqtt.gateway import Gateway, GatewaySettings
+        from clients.mqtt.store import open_store
 
     sites = tuple(hermes_site or ())
     settings = GatewaySettings(url, max_devices, discovery_prefix, sites, limits=BridgeLimits(idle_seconds))
-    gateway = Gateway(parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca), settings)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(gateway.run())
+    address = parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca)
+    with suppress(KeyboardInterrupt), open_store(state.expanduser()) as store:
+        asyncio.run(Gateway(address, settings, store).run())
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -208,6 +237,25 @@ def device(
     answers = asyncio.run(run_device(name, parse_lines(lines), console(), address, patience))
     if not all(answer.complete for answer in answers):
         raise typer.Exit(1)
+
+
+def load_engine(settings: AgentConfig) -> LiveEngine:
+    """The model that the configuration names, at work. Raises CheckpointError."""
+    with told_what_to_install("server"):
+        from wavllm_core.engine.core import EngineLimits
+        from wavllm_core.engine.live import LiveEngine
+        from wavllm_core.engine.speculation import SpeculationLimits
+
+    model = settings.model
+    limits = EngineLimits(
+        conversations=settings.server.max_sessions + 1,  # one may still be leaving
+        kv_mib=model.kv_mib,
+        threads=model.threads,
+        device=model.device,
+        dtype=model.dtype,
+        speculation=SpeculationLimits(per_utterance=model.speculations),
+    )
+    return LiveEngine.load(model.checkpoint, limits)
 
 
 def main() -> None:

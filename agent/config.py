@@ -54,6 +54,7 @@ class ServerConfig:
     drain_s: Seconds = 20
     session_s: Seconds | None = None
     legacy_events: StrictBool = False
+    recordings: Path | None = None
 
 
 @dataclass(frozen=True, config=FORBID)
