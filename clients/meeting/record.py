@@ -64,6 +64,7 @@ class MeetingRecord:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, isolation_level=None)
             self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.executescript(SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise ClientError(f"{path}: cannot hold a meeting: {error}") from error
