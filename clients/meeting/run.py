@@ -103,10 +103,10 @@ async def _play(
             await conversation.send(log.question(line.text))
         elif line.waveform is not None:
             await stream(conversation, chunks(line.waveform), speed)
-        waited = 0.0
-        while waited < patience_seconds and (waited < 2 * PAUSE_MS / 1000 or not log.settled):
+        quiet_seconds = 0.0  # that were played; a pause is as long as the server takes it to be, whatever the speed
+        while quiet_seconds < patience_seconds * speed and (quiet_seconds < 2 * PAUSE_MS / 1000 or not log.settled):
             await stream(conversation, [np.zeros(CHUNK_SAMPLES, np.float32)], speed)
-            waited += CHUNK_SAMPLES / SAMPLE_RATE
+            quiet_seconds += CHUNK_SAMPLES / SAMPLE_RATE
         yield
 
 

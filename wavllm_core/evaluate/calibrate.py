@@ -10,11 +10,13 @@ import numpy.typing as npt
 from wavllm_core.checkpoint import load
 from wavllm_core.errors import InputError
 from wavllm_core.evaluate.metrics import equal_error_rate
-from wavllm_core.evaluate.tasks import Listener, voice_pairs
+from wavllm_core.evaluate.tasks import Listener, Voices, voice_pairs
 from wavllm_core.train.corpus import read_pack, speech_span
 from wavllm_core.voices import VoiceScale, fingerprint
 
 NEWTON_STEPS = 30
+ENROLLED = 3  # utterances
+STRANGERS_TAKEN = 0.05  # for each person that is known
 
 
 def calibrate(pack: Path, folder: Path, source: str, split: str) -> VoiceScale:
@@ -32,8 +34,27 @@ def calibrate(pack: Path, folder: Path, source: str, split: str) -> VoiceScale:
     similarities, same = voice_pairs(voices)
     eer_percent, threshold = equal_error_rate(similarities, same)
     measured_on = f"{len(voices)} clips of {len(set(speakers))} speakers, {source} {split} of {pack.name}"
-    slope = fit_slope(similarities - threshold, same)
-    return VoiceScale(fingerprint(folder), round(threshold, 4), round(slope, 4), round(eer_percent, 2), measured_on)
+    return VoiceScale(
+        fingerprint(folder),
+        round(threshold, 4),
+        round(known_limit(voices), 4),
+        round(fit_slope(similarities - threshold, same), 4),
+        round(eer_percent, 2),
+        measured_on,
+    )
+
+
+def known_limit(voices: Voices) -> float:
+    """Of clips compared with the mean of others' first three, all but so many are below."""
+    by_speaker: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for speaker, vector in voices:
+        by_speaker.setdefault(speaker, []).append(vector)
+    strangers = []
+    for speaker, vectors in by_speaker.items():
+        mean = np.mean(vectors[:ENROLLED], axis=0)
+        mean /= max(float(np.linalg.norm(mean)), 1e-9)
+        strangers += [float(mean @ vector) for other, vector in voices if other != speaker]
+    return float(np.quantile(strangers, 1 - STRANGERS_TAKEN))
 
 
 def fit_slope(margins: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> float:
