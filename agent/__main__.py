@@ -13,13 +13,17 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from agent.model_commands import models
 from agent.terminal import console, told_what_to_install
 from agent.voice_commands import voices
+
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
+    from wavllm_core.engine.live import LiveEngine
 
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
@@ -60,25 +64,13 @@ def serve(
         from agent.frontdoor import PATH
         from agent.server import serve
         from agent.voices.setup import build_speakers
-        from wavllm_core.engine.core import EngineLimits
-        from wavllm_core.engine.live import LiveEngine
-        from wavllm_core.engine.speculation import SpeculationLimits
 
     if host is not None:
         settings = replace(settings, server=replace(settings.server, host=host))
     if port is not None:
         settings = replace(settings, server=replace(settings.server, port=port))
-    model = settings.model
-    limits = EngineLimits(
-        conversations=settings.server.max_sessions + 1,  # one may still be leaving
-        kv_mib=model.kv_mib,
-        threads=model.threads,
-        device=model.device,
-        dtype=model.dtype,
-        speculation=SpeculationLimits(per_utterance=model.speculations),
-    )
-    speakers = build_speakers(settings.speakers, model.checkpoint)
-    engine = LiveEngine.load(model.checkpoint, limits)
+    speakers = build_speakers(settings.speakers, settings.model.checkpoint)
+    engine = load_engine(settings)
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S
@@ -92,6 +84,40 @@ def serve(
             await engine.close()
 
     asyncio.run(run())
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(metavar="FILE", help="That the server wrote: server.recordings.")],
+    config: Annotated[Path | None, typer.Option(help="What the server was started with.")] = None,
+) -> None:
+    """Hold a recorded session again, at full speed, and tell the first byte that is different."""
+    with told_what_to_install("server"):
+        from agent.config import load_config
+        from agent.recording import Recording
+        from agent.replay import replay
+        from agent.server import build_options
+        from agent.vad import find_vad
+        from agent.voice import find_voice
+        from agent.voices.setup import build_speakers
+
+        settings, recorded = load_config(config), Recording.read(recording)
+    speakers = build_speakers(settings.speakers, settings.model.checkpoint)
+    options = build_options(settings, find_vad(settings.turns.detector), find_voice, speakers)
+
+    async def run() -> bool:
+        engine = load_engine(settings)
+        try:
+            different = await replay(recorded, engine, options)
+        finally:
+            await engine.close()
+        if different:
+            print(f"line {different.line}\n  recorded: {different.recorded}\n  replayed: {different.replayed}")
+        return different is None
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)
+    print(f"{sum('out' in line for line in recorded.lines)} events, the same to the last byte")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -115,19 +141,35 @@ def play(
 
 
 @app.command()
-def talk(
+@app.command("talk")
+def speaker(
     url: Url = URL,
     device: Annotated[str | None, typer.Option(help="Microphone, by name or number.")] = None,
     output_device: Annotated[str | None, typer.Option(help="Loudspeaker, by name or number.")] = None,
+    wake: Annotated[
+        list[str] | None, typer.Option(metavar="PHRASE", help="Answer only when called; may come again.")
+    ] = None,
+    window: Annotated[float, typer.Option(min=0, help="Seconds after a reply in which no call is needed.")] = 8.0,
+    push_to_talk: Annotated[bool, typer.Option("--push-to-talk", help="Enter begins and ends what you say.")] = False,
     full_duplex: Annotated[
-        bool, typer.Option("--full-duplex", help="Listen while a reply sounds; without headphones it hears itself.")
+        bool, typer.Option("--full-duplex", help="Listen while a reply sounds; for headphones.")
+    ] = False,
+    cancel_echo: Annotated[
+        bool, typer.Option("--cancel-echo", help="Likewise, for loudspeakers: needs the extra 'echo'.")
     ] = False,
 ) -> None:
-    """Talk with the assistant through a microphone and a loudspeaker."""
-    from clients.speaker import talk
+    """Be a smart speaker: talk with the assistant through a microphone and a loudspeaker."""
+    from clients.push_to_talk import enter_presses
+    from clients.speaker import SpeakerOptions, talk
+
+    duplex: Literal["half", "full", "cancel"] = "cancel" if cancel_echo else "full" if full_duplex else "half"
+    options = SpeakerOptions(device, output_device, duplex, tuple(wake or ()), window)
+
+    async def run() -> None:
+        await talk(console(), url, options, enter_presses() if push_to_talk else None)
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(talk(console(), url, device, output_device, full_duplex))
+        asyncio.run(run())
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -215,6 +257,25 @@ def device(
     answers = asyncio.run(run_device(name, parse_lines(lines), console(), address, patience))
     if not all(answer.complete for answer in answers):
         raise typer.Exit(1)
+
+
+def load_engine(settings: AgentConfig) -> LiveEngine:
+    """The model that the configuration names, at work. Raises CheckpointError."""
+    with told_what_to_install("server"):
+        from wavllm_core.engine.core import EngineLimits
+        from wavllm_core.engine.live import LiveEngine
+        from wavllm_core.engine.speculation import SpeculationLimits
+
+    model = settings.model
+    limits = EngineLimits(
+        conversations=settings.server.max_sessions + 1,  # one may still be leaving
+        kv_mib=model.kv_mib,
+        threads=model.threads,
+        device=model.device,
+        dtype=model.dtype,
+        speculation=SpeculationLimits(per_utterance=model.speculations),
+    )
+    return LiveEngine.load(model.checkpoint, limits)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from agent.errors import ConfigError
 
+Detector = Literal["silero", "webrtc"]
 VOICES_KEY_VARIABLE: Final = "WAVLLM_VOICES_KEY"
 FORBID: Final = ConfigDict(extra="forbid")
 MIN_KEY_CHARS: Final = 16
@@ -52,6 +53,8 @@ class ServerConfig:
     pong_s: Seconds = 60
     drain_s: Seconds = 20
     session_s: Seconds | None = None
+    legacy_events: StrictBool = False
+    recordings: Path | None = None
 
 
 @dataclass(frozen=True, config=FORBID)
@@ -94,6 +97,7 @@ class TurnsConfig:
     silence_duration_ms: Annotated[StrictInt, Field(ge=100, le=10_000)] = 500
     create_response: StrictBool = True
     interrupt_response: StrictBool = True
+    detector: Detector = "silero"
     max_utterance_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
     max_manual_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
 

@@ -55,7 +55,7 @@ class Item:
     voice: npt.NDArray[np.float32] | None = None  # (dim,), of a spoken one
     tokens: int = 0  # of its text, for usage figures
     alignment: Alignment | None = None  # of a spoken reply
-
+    aside: bool = False  # words that are none of the model's, which it is not shown
     tool: Calling | Called | None = None
 
     def to_wire(self, audio: str | None = None) -> dict[str, Any]:
@@ -154,17 +154,30 @@ class Conversation:
 
     def truncate(self, item_id: str, audio_end_ms: int) -> Item:
         """Take the words out of a spoken reply that were not heard. Raises ProtocolError, and changes nothing then."""
-        item = self.get(item_id)
-        if item.alignment is None:
-            message = f"item {item_id!r} is no spoken reply; only those can be truncated"
-            raise ProtocolError("invalid_value", message, param="item_id")
-        if audio_end_ms > item.alignment.sent_ms:
-            message = f"the audio of {item.alignment.sent_ms} ms is already shorter than audio_end_ms, {audio_end_ms}"
+        item, alignment = self._spoken_reply(item_id, "truncated")
+        if audio_end_ms > alignment.sent_ms and alignment.played_ms is None:
+            message = f"the audio of {alignment.sent_ms} ms is already shorter than audio_end_ms, {audio_end_ms}"
             raise ProtocolError("invalid_value", message, param="audio_end_ms")
-        item.alignment.truncate(audio_end_ms)
-        item.text = item.alignment.text
+        alignment.truncate(audio_end_ms)
+        item.text = alignment.text
         self.audio.cut(item_id, audio_end_ms * VOICE_RATE // 1000)
         return item
+
+    def acknowledge(self, item_id: str, played_ms: int) -> Item:
+        """Of a spoken reply so much was played. Raises ProtocolError, and changes nothing then."""
+        item, alignment = self._spoken_reply(item_id, "played")
+        if played_ms > alignment.sent_ms:
+            message = f"of {item_id!r} {alignment.sent_ms} ms were sent; played_ms is {played_ms}"
+            raise ProtocolError("invalid_value", message, param="played_ms")
+        alignment.played_ms = max(played_ms, alignment.played_ms or 0)
+        return item
+
+    def _spoken_reply(self, item_id: str, what: str) -> tuple[Item, Alignment]:
+        item = self.get(item_id)
+        if item.alignment is None:
+            message = f"item {item_id!r} is no spoken reply; only those can be {what}"
+            raise ProtocolError("invalid_value", message, param="item_id")
+        return item, item.alignment
 
     def instructions(self, own: str) -> str:
         """The instructions of the session or response, and what system messages add."""
@@ -190,6 +203,8 @@ def exchanges(items: Sequence[Item], waiting: bool = True) -> list[Exchange]:
     found: list[Exchange] = []
     outputs = False  # the last one is made of
     for item in items:
+        if item.aside or (item.tool and not item.text):  # the second: a model that is told of no calls
+            continue
         if item.role == "user" and outputs and item.tool:
             found[-1] = replace(found[-1], text=f"{found[-1].text}\n{item.text}")
         elif item.role == "user":

@@ -97,9 +97,9 @@ class Ear:
             self._decoder = Decoder(settings.input_format)
             self._listener = self._new_listener(new)
         elif self._listener and old and new:
-            self._listener.rules = self._rules(new)
             if new.threshold != old.threshold:
                 self._listener.vad = self._limits.make_vad(new.threshold)
+            self._listener.rules = self._rules(new, self._listener.vad)
 
     def hear(self, audio: bytes) -> Iterator[TurnEvent]:
         """Take in audio in the format of the session; after SpeechStopped comes `take` before all else.
@@ -188,11 +188,12 @@ class Ear:
     def _new_listener(self, detection: TurnDetection | None) -> Listener | None:
         if detection is None:
             return None
-        return Listener(self._limits.make_vad(detection.threshold), self._rules(detection), self._position)
+        vad = self._limits.make_vad(detection.threshold)
+        return Listener(vad, self._rules(detection, vad), self._position)
 
-    def _rules(self, detection: TurnDetection) -> TurnRules:
+    def _rules(self, detection: TurnDetection, vad: Vad) -> TurnRules:
         return TurnRules(
-            prefix_samples=to_samples(detection.prefix_padding_ms),
+            prefix_samples=to_samples(detection.prefix_padding_ms) + vad.lag_samples,
             silence_samples=to_samples(detection.silence_duration_ms),
             max_samples=to_samples(self._limits.max_utterance_ms),
         )

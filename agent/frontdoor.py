@@ -10,7 +10,7 @@ import json
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -26,11 +26,13 @@ from websockets.typing import Subprotocol
 from agent.access import Access, Refused
 from agent.admission import Admission, Seat
 from agent.config import ServerConfig
-from agent.errors import SessionOver
+from agent.errors import RecordingError, SessionOver
+from agent.mailbox import LiveMailbox
 from agent.metrics import Metrics, Observer
 from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
 from agent.protocol.handshake import BETA_HEADER, Handshake
+from agent.recording import Recorder
 from agent.session import Session, SessionOptions
 from agent.wire import CLOSE_S, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Wire, WireLimits
 from wavllm_core.engine.api import Engine
@@ -217,7 +219,8 @@ class Frontdoor:
         assert connection.request
         query, beta = urlsplit(connection.request.path).query, connection.request.headers.get_all(BETA_HEADER)
         handshake, observer = Handshake.read(query, beta), Observer(self._metrics)
-        with closing(Session(self._engine, self._options, wire.send, handshake=handshake, observe=observer)) as session:
+        with ExitStack() as stack:
+            session = stack.enter_context(closing(self._open_session(stack, wire, handshake, observer)))
             seat.session = session
             log.info("%s opened%s", session.id, f" with the key {seat.key.name}" if seat.key else "")
             async with asyncio.TaskGroup() as tasks:
@@ -230,6 +233,20 @@ class Frontdoor:
                 for task in running:
                     task.cancel()
         log.info("%s closed: %s %s", session.id, connection.close_code, connection.close_reason)
+
+    def _open_session(self, stack: ExitStack, wire: Wire, handshake: Handshake, observer: Observer) -> Session:
+        """A session, recorded where the operator wants that until `stack` is closed."""
+        parts: dict[str, Any] = {"handshake": handshake, "observe": observer}
+        if (folder := self._limits.recordings) is None:
+            return Session(self._engine, self._options, wire.send, **parts)
+        try:
+            recorder = stack.enter_context(closing(Recorder(folder, handshake)))
+        except RecordingError as error:
+            log.warning("a session is not recorded: %s", error)
+            return Session(self._engine, self._options, wire.send, **parts)
+        send, mailbox = recorder.sending(wire.send), LiveMailbox(recorder.clock, recorder.took)
+        parts |= {"mailbox": mailbox, "wall_clock": lambda: recorder.began_s, "new_id": recorder.names}
+        return Session(self._engine, self._options, send, **parts)
 
 
 def _answer(

@@ -62,6 +62,11 @@ Report = Callable[[ReplyReport], Awaitable[None]]
 Speak = Callable[[AsyncIterable[str]], AsyncGenerator[Spoken, None]]  # sentence by sentence
 
 
+async def quote(text: str) -> AsyncGenerator[str, None]:
+    """A reply that nobody has to think about."""
+    yield text
+
+
 async def read_reply(
     reply: AsyncGenerator[str, None], reader: CallReader, *, parallel_calls: bool
 ) -> AsyncGenerator[str | Call, None]:

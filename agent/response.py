@@ -50,6 +50,7 @@ class ReplyPlan:
     tools: Sequence[FunctionTool]  # that may be called
     parallel_calls: bool
     input_tokens: tuple[int, int]  # text, audio
+    given: str | None  # words to say instead of asking the model
     after: str  # the item it answers, whatever is added meanwhile; "root": none
 
 
@@ -142,7 +143,7 @@ class Response:
         if self.events.empty:
             await self._open()  # a reply of no words is still a message
         tokens = self._tokens + self._around.engine.count_tokens(self.events.text)
-        if tokens >= self.plan.sampling.max_tokens:
+        if self.plan.given is None and tokens >= self.plan.sampling.max_tokens:
             await self.end("incomplete", reason="max_output_tokens")
         else:
             await self.end("completed")
@@ -163,7 +164,8 @@ class Response:
         """Make the message known, if it is not."""
         if self.item is None:
             alignment = Alignment() if self.plan.speech else None
-            self.item = Item(self._around.new_id("item"), "assistant", status="in_progress", alignment=alignment)
+            item_id, aside = self._around.new_id("item"), self.plan.given is not None
+            self.item = Item(item_id, "assistant", status="in_progress", alignment=alignment, aside=aside)
             if alignment and not self.out_of_band:
                 self._around.conversation.audio.begin(self.item.id)
             before = self._place(self.item)

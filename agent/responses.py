@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
 
-from agent.conversation import Item, exchanges, instructions
+from agent.conversation import Called, Item, exchanges, instructions
 from agent.generation import (
     ReplyBegun,
     ReplyCall,
@@ -21,6 +21,7 @@ from agent.generation import (
     ReplyPiece,
     ReplyReport,
     SpokenPiece,
+    quote,
     read_reply,
     speak_reply,
     write_reply,
@@ -29,7 +30,7 @@ from agent.naming import name_speakers, seen_by_model
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
-from agent.protocol.server_events import error, item_truncated
+from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
 from agent.protocol.tools import CANNOT_CALL, FunctionTool
 from agent.response import ReplyDue, ReplyPlan, Response, Surroundings
@@ -75,11 +76,17 @@ class Responses:
         self._pace = self._new_pace()  # of all replies in the conversation: one may still be heard
         self._voice_failed = False  # and the client was told
         self.was_heard = False  # the voice, by the client
+        self._played: Item | None = None  # whose playing the client tells of
 
     @property
     def idle(self) -> bool:
         """Nothing is under way or due in the conversation."""
         return self._active is None
+
+    @property
+    def all_done(self) -> bool:
+        """Nothing is under way beside the conversation either."""
+        return self.idle and not self._beside
 
     def speculate(self, settings: SessionSettings, exchange: Exchange) -> None:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
@@ -143,6 +150,11 @@ class Responses:
         if self._active:
             self._due = None
             await self._end(self._active, "cancelled", reason="turn_detected")
+        item, self._played = self._played, None
+        if item and item.alignment and item in self._around.conversation.items:
+            played_ms = item.alignment.played_ms or 0
+            if played_ms < item.alignment.sent_ms:
+                await self.truncate(item.id, played_ms)
 
     async def abandon(self, why: str) -> None:
         """End all that is under way: the session is over."""
@@ -151,12 +163,27 @@ class Responses:
             if response:
                 await self._end(response, "failed", failure=why)
 
+    async def acknowledge(self, item_id: str, played_ms: int) -> None:
+        """Note how much of a reply was played; an interruption takes the rest back. Raises ProtocolError."""
+        self._played = item = self._around.conversation.acknowledge(item_id, played_ms)
+        assert item.alignment
+        sent_ms, played_ms = item.alignment.sent_ms, item.alignment.played_ms or 0
+        ledger = {
+            "generated_ms": item.alignment.generated_ms,
+            "sent_ms": sent_ms,
+            "played_ms": played_ms,
+            "committed_ms": played_ms if item.status == "in_progress" else sent_ms,
+        }
+        await self._around.send(playback(item_id, **ledger))
+
     async def truncate(self, item_id: str, audio_end_ms: int) -> None:
         """Forget the words of a spoken reply that were not heard, and speak no more of it.
 
         Raises ProtocolError when there is no such reply, or less of it.
         """
         item, response = self._around.conversation.truncate(item_id, audio_end_ms), self._active
+        if item.alignment:
+            audio_end_ms = min(audio_end_ms, item.alignment.sent_ms)
         item.tokens = self._around.engine.count_tokens(item.text)
         self._pace.drop()
         if response and response.item is item:
@@ -209,11 +236,11 @@ class Responses:
             return self._context
 
     async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
-        caller = self._options.caller
-        reader = caller.reader(plan.tools) if caller and plan.tools else PlainReader()
-        written = context.reply(plan.instructions, plan.history, plan.sampling)
+        caller, given = self._options.caller, plan.given
+        reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
+        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
         names = self._around.conversation.names
-        asked = name_speakers(written, names) if names else written
+        asked = name_speakers(written, names) if names and given is None else written
         reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
         if plan.speech:
             pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)
@@ -276,11 +303,19 @@ class Responses:
             tools,
             parallel,
             self._count_input(items, told),
+            self._given(asked, items),
             conversation.last_id or "root",
         )
 
     def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
         return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
+
+    def _given(self, asked: ResponseCreate, items: Sequence[Item]) -> str | None:
+        """What the client wants said, or what came of a call where the model has no words for that."""
+        last, caller = items[-1].tool if items else None, self._options.caller
+        if asked.say is None and caller and isinstance(last, Called):
+            return caller.phrase(last.output)
+        return asked.say
 
     def _instructions(self, items: Sequence[Item], own: str, tools: Sequence[FunctionTool]) -> str:
         told, caller = instructions(items, own), self._options.caller

@@ -20,7 +20,8 @@ from agent.session import SessionOptions
 from agent.speakers import SpeakerOptions
 from agent.speaking import SpeechOptions
 from agent.tool_calls import find_tool_caller
-from agent.vad import Vad, WebRtcVad
+from agent.tools.nano import NanoCaller
+from agent.vad import Vad, find_vad
 from agent.voice import Voice, find_voice
 from wavllm_core.engine.api import Engine, Sampling
 
@@ -33,7 +34,7 @@ async def serve(
     *,
     keys: Mapping[str, KeyConfig] | None = None,
     on_ready: Callable[[int], None] | None = None,
-    make_vad: Callable[[float], Vad] = WebRtcVad,
+    make_vad: Callable[[float], Vad] | None = None,
     make_voice: Callable[[VoiceConfig], Voice | None] = find_voice,
     speakers: SpeakerOptions = SpeakerOptions(),  # noqa: B008 - it is frozen
 ) -> None:
@@ -43,7 +44,8 @@ async def serve(
     told the port. Raises AgentError when the address cannot be had, or the files for TLS.
     """
     access, tls = build_access(config.access, keys or {}), build_tls(config.access)
-    frontdoor = Frontdoor(config.server, engine, build_options(config, make_vad, make_voice, speakers), access, tls)
+    options = build_options(config, make_vad or find_vad(config.turns.detector), make_voice, speakers)
+    frontdoor = Frontdoor(config.server, engine, options, access, tls)
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     try:
@@ -86,7 +88,7 @@ def build_options(
     )
     voice = make_voice(config.voice)
     speech = SpeechOptions(voice, config.voice.timeout_ms / 1000, config.voice.lead_ms / 1000) if voice else None
-    caller = find_tool_caller(config.model.checkpoint)
+    caller = find_tool_caller(config.model.checkpoint) if config.model.checkpoint else NanoCaller()
     return SessionOptions(
         settings=SessionSettings(
             reply.instructions,
@@ -100,6 +102,7 @@ def build_options(
         speakers=speakers,
         version=_version(),
         lifetime_s=config.server.session_s,
+        legacy=config.server.legacy_events,
     )
 
 

@@ -9,21 +9,21 @@ string; it holds no state.
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agent.attribution import Attribution
-from agent.audio import Encoder, check_samples
+from agent.audio import check_samples
 from agent.conversation import Conversation, Item
 from agent.diarization import hear_changes
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
 from agent.errors import SessionOver
 from agent.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
-from agent.new_items import make_item
+from agent.items import Items
+from agent.mailbox import LiveMailbox, Mailbox
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
     AudioAppend,
@@ -34,13 +34,14 @@ from agent.protocol.client_events import (
     ItemDelete,
     ItemRetrieve,
     ItemTruncate,
+    PlaybackAck,
     ResponseCancel,
     SessionUpdate,
     parse_client_event,
 )
 from agent.protocol.errors import ProtocolError
 from agent.protocol.handshake import Handshake
-from agent.protocol.items import ItemReference, NewItem, NewMessage
+from agent.protocol.legacy import legacy
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.protocol.speakers import SpeakerName
@@ -49,12 +50,9 @@ from agent.responses import ReplyOptions, Responses
 from agent.speakers import SpeakerOptions
 from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
-from agent.vad import SAMPLE_RATE
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
-MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
-LARGE_MESSAGE_CHARS: Final = 2**18  # one at a time, so that a mailbox stays small in bytes too
 SLICE_S: Final = 1  # of audio, before other conversations get their chance
 ENOUGH_S: Final = 1.0  # of a voice, to tell whose it is
 ONLY_TRANSCRIPTS: Final = "a transcription session answers nothing"
@@ -70,6 +68,7 @@ class SessionOptions:
     speakers: SpeakerOptions
     version: str
     lifetime_s: float | None = None  # then a session is over
+    legacy: bool = False  # events by the names of the beta for all, not only for those that ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +106,7 @@ class Session:
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
         *,
+        mailbox: Mailbox | None = None,
         observe: Callable[[events.ServerEvent], None] = lambda _: None,
         handshake: Handshake = Handshake(),  # noqa: B008 - it is frozen
         wall_clock: Callable[[], float] = time.time,
@@ -114,35 +114,34 @@ class Session:
     ) -> None:
         """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
         self.id = new_id("sess")
-        self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
+        self._engine, self._options, self._send_text = engine, options, send
         self._observe, self._new_id = observe, new_id
-        self._mailbox: asyncio.Queue[str | bytes | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
-        self._now_s = clock()  # when what is acted on came
+        self._mailbox = mailbox or LiveMailbox(clock)
         self._expires_at = None if options.lifetime_s is None else int(wall_clock() + options.lifetime_s)
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
         self._settings, self._handshake = handshake.apply(options.settings), handshake
+        self._legacy = handshake.legacy or options.legacy
         self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
         self._who = Attribution(options.speakers, self._settings.speakers, self._conversation, self._send)
-        report = self._mailbox.put
+        report = self._mailbox.report
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
-            engine, self._conversation, options.replies.caller, self._send, lambda: self._now_s, new_id
+            engine, self._conversation, options.replies.caller, self._send, lambda: self._mailbox.now_s, new_id
         )
+        self._items = Items(around, self._ear, self._who, self._transcripts)
         self._responses = Responses(self._context, options.replies, self._tasks, report, around, clock)
 
     @property
     def settled(self) -> bool:
         """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
-        heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty()
-        return heard_out and self._responses.idle
+        heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty
+        return heard_out and self._responses.all_done
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
-        await self._mailbox.put(message)
-        if len(message) > LARGE_MESSAGE_CHARS:
-            await self._mailbox.join()
+        await self._mailbox.deliver(message)
 
     async def run(self) -> None:
         """Converse until cancelled; no task outlives this call. Raises SessionOver, in a group, when time is up."""
@@ -152,10 +151,7 @@ class Session:
             await self._who.begin()
             await self._send(events.session_created(self._to_wire(), self._options.version))
             while True:
-                message = await self._mailbox.get()
-                self._now_s = self._clock()
-                await self._take(message)
-                self._mailbox.task_done()
+                await self._take(await self._mailbox.take())
 
     def close(self) -> None:
         """Free what the engine holds for this conversation."""
@@ -181,8 +177,8 @@ class Session:
             self._prepare()
 
     async def _expire(self, lifetime_s: float) -> None:
-        await asyncio.sleep(lifetime_s)
-        await self._mailbox.put(_Expired())
+        await self._mailbox.sleep(lifetime_s)
+        await self._mailbox.report(_Expired())
 
     async def _end(self) -> None:
         why = f"the session has lasted {self._options.lifetime_s:g} s, as long as one may"
@@ -201,7 +197,7 @@ class Session:
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
         try:
-            event = parse_client_event(message)
+            event = parse_client_event(message, legacy=self._legacy)
             event_id = event.event_id
             await self._handle(event)
         except ProtocolError as error:
@@ -213,24 +209,25 @@ class Session:
             case AudioAppend():
                 await self._append(event.audio)
             case AudioCommit():
-                await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._now_s))
+                await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._mailbox.now_s))
             case AudioClear():
                 self._ear.clear()
                 await self._send(events.audio_cleared())
             case SessionUpdate():
                 await self._update(event)
             case ItemCreate():
-                await self._create_item(event)
+                await self._items.create(event.item, event.previous_item_id)
             case ItemRetrieve():
-                await self._retrieve(event.item_id)
+                await self._items.retrieve(event.item_id, self._settings)
             case ItemDelete():
-                self._conversation.remove(event.item_id)
-                await self._send(events.item_deleted(event.item_id))
+                await self._items.delete(event.item_id)
             case ItemTruncate():
                 await self._responses.truncate(event.item_id, event.audio_end_ms)
                 self._prepare()
             case ResponseCreate():
                 await self._create_response(event)
+            case PlaybackAck():
+                await self._responses.acknowledge(event.item_id, event.played_ms)
             case ResponseCancel():
                 await self._responses.cancel(event.response_id)
             case SpeakerName():
@@ -274,7 +271,7 @@ class Session:
 
     async def _hear_early(self, said: OpenUtterance) -> None:
         with suppress(CoreError):  # the end of the turn will tell
-            await self._mailbox.put(_HeardEarly(said, await said.utterance.hear()))
+            await self._mailbox.report(_HeardEarly(said, await said.utterance.hear()))
 
     async def _speech_started(self, started: SpeechStarted) -> None:
         await self._send(events.speech_started(self._ear.item_id, to_ms(started.start_sample)))
@@ -301,7 +298,7 @@ class Session:
         heard = None
         with suppress(CoreError):
             heard = await said.utterance.hear()
-        await self._mailbox.put(_HeardAhead(said, samples, heard))
+        await self._mailbox.report(_HeardAhead(said, samples, heard))
 
     def _take_heard_ahead(self, ahead: _HeardAhead) -> None:
         said, heard = ahead.said, ahead.heard
@@ -313,7 +310,9 @@ class Session:
                 self._responses.speculate(self._settings, Exchange(heard=heard, speaker=number))
 
     async def _speech_stopped(self, stopped: SpeechStopped) -> None:
-        due = ReplyDue(self._settings, self._now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample))
+        due = ReplyDue(
+            self._settings, self._mailbox.now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample)
+        )
         said = self._ear.take()
         await self._send(events.speech_stopped(said.item_id, to_ms(stopped.confirmed_sample)))
         await self._commit(said, due)
@@ -325,8 +324,8 @@ class Session:
             for piece in pieces:
                 item = Item(piece.item_id, "user", spoken=True)
                 await self._send(events.audio_committed(item.id, self._conversation.last_id))
-                await self._add_item(item)
-                failure = await self._finish_listening(piece, item)
+                await self._items.add(item)
+                failure = await self._items.hear(piece, item)
                 if piece is pieces[-1] and self._answers_by_itself():
                     await self._responses.answer(replace(due, failure=failure or self._who.refusal_of(item)))
                 await self._transcripts.begin(item, failure)
@@ -348,84 +347,18 @@ class Session:
         said.utterance.cancel()
         return self._ear.cut(said, changes)
 
-    async def _finish_listening(self, said: OpenUtterance, item: Item) -> str | None:
-        """Give the item what was heard, and tell who spoke; returns why not, if not."""
-        item.seconds = said.seconds
-        self._conversation.audio.begin(item.id)
-        self._conversation.audio.add(item.id, b"".join(said.pcm))
-        try:
-            heard = await said.utterance.hear()
-        except CoreError as error:
-            return str(error)
-        item.heard = heard
-        await self._who.tell(item, heard, None if said.start_sample is None else to_ms(said.start_sample))
-        return None
-
-    async def _create_item(self, event: ItemCreate) -> None:
-        new = event.item
-        self._conversation.check_new(new.id, event.previous_item_id)
-        item = make_item(new, self._conversation, self._options.replies.caller, self._new_id)
-        if not isinstance(new, NewMessage) or new.audio is None:
-            await self._add_item(item, event.previous_item_id)
-            return
-        said = self._ear.take_whole(new.audio, "item.content[0].audio")
-        try:
-            await self._add_item(item, event.previous_item_id)
-            failure = await self._finish_listening(said, item)
-        finally:
-            said.utterance.cancel()
-        await self._transcripts.begin(item, failure)
-
-    async def _add_item(self, item: Item, previous_item_id: str | None = None) -> None:
-        before = self._conversation.add(item, previous_item_id)
-        item.tokens = self._engine.count_tokens(item.text)
-        await self._send(events.item_added(item.to_wire(), before))
-        await self._send(events.item_done(item.to_wire(), before))
-
-    async def _retrieve(self, item_id: str) -> None:
-        item = self._conversation.get(item_id)
-        audio = None
-        if (pcm := self._conversation.audio.get(item_id)) is not None:
-            settings = self._settings
-            heard = Encoder(settings.input_format, SAMPLE_RATE)
-            encoder = heard if item.spoken else Encoder(settings.output_format)
-            audio = base64.b64encode(encoder.push(pcm) + encoder.flush()).decode()
-        await self._send(events.item_retrieved(item.to_wire(audio)))
-
     async def _create_response(self, event: ResponseCreate) -> None:
         if self._settings.kind == "transcription":
             raise ProtocolError("unsupported_event", f"response.create: {ONLY_TRANSCRIPTS}", param="type")
-        due = ReplyDue(self._settings, self._now_s, overrides=event)
+        due = ReplyDue(self._settings, self._mailbox.now_s, overrides=event)
         self._responses.check(due)
         if event.input is not None:
-            due = await self._with_input(due, event.input)
+            due = await self._items.given_to(due, event.input)
         else:
             due = replace(due, failure=self._who.refusal_of(self._conversation.last_said))
         await self._responses.create(due)
 
-    async def _with_input(self, due: ReplyDue, given: Sequence[NewItem | ItemReference]) -> ReplyDue:
-        """The same with what is to be answered instead of the conversation."""
-        items: list[Item] = []
-        for index, new in enumerate(given):
-            path = f"response.input[{index}]"
-            if isinstance(new, ItemReference):
-                items.append(self._conversation.get(new.id, f"{path}.id"))
-                continue
-            item = make_item(new, self._conversation, self._options.replies.caller, self._new_id, items, path)
-            item.tokens = self._engine.count_tokens(item.text)
-            items.append(item)
-            if isinstance(new, NewMessage) and new.audio is not None:
-                said = self._ear.take_whole(new.audio, f"{path}.content[0].audio")
-                try:
-                    item.heard, item.seconds = await said.utterance.hear(), said.seconds
-                    if failure := self._who.refusal(self._who.guess(item.heard)):
-                        return replace(due, failure=failure, input=items)
-                except CoreError as error:
-                    return replace(due, failure=str(error), input=items)
-                finally:
-                    said.utterance.cancel()
-        return replace(due, input=items)
-
     async def _send(self, event: events.ServerEvent) -> None:
         self._observe(event)
-        await self._send_text(events.encode(event, self._new_id))
+        for told in legacy(event) if self._legacy else [event]:
+            await self._send_text(events.encode(told, self._new_id))

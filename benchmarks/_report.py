@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from wavllm_core.evaluate.plots import line_chart
+
 RUNS = Path("runs/bench")
-COLOURS = ("#1f6f8b", "#d1495b", "#66a182", "#edae49", "#5f4b8b")
-WIDTH, HEIGHT, MARGIN = 640, 360, 56
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -84,26 +84,4 @@ def plot(
     folder: Path, name: str, title: str, axes: tuple[str, str], lines: Mapping[str, Sequence[tuple[float, float]]]
 ) -> None:
     """Write NAME.svg: one line of (x, y) for each name, both axes from 0."""
-    right = max(x for points in lines.values() for x, _ in points)
-    top = max(y for points in lines.values() for _, y in points) or 1.0
-
-    def place(x: float, y: float) -> str:
-        wide, high = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
-        return f"{MARGIN + wide * x / right:.1f},{HEIGHT - MARGIN - high * y / top:.1f}"
-
-    frame = " ".join((place(0, top), place(0, 0), place(right, 0)))
-    svg = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12"'
-    parts = [
-        f'<svg {svg} viewBox="0 0 {WIDTH} {HEIGHT}"><rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{MARGIN}" y="24" font-size="15">{title}</text>',
-        f'<polyline points="{frame}" fill="none" stroke="#444"/>',
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 14}" text-anchor="middle">{axes[0]}, up to {right:g}</text>',
-        f'<text x="8" y="{MARGIN - 10}">{axes[1]}, up to {top:.3g}</text>',
-    ]
-    for i, (label, points) in enumerate(lines.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        track = " ".join(place(x, y) for x, y in points)
-        parts.append(f'<polyline points="{track}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{WIDTH - MARGIN - 160}" y="{MARGIN + 16 * i}" fill="{colour}">{label}</text>')
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.svg").write_text("\n".join([*parts, "</svg>"]) + "\n")
+    line_chart(folder / f"{name}.svg", title, axes, lines)

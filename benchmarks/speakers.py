@@ -23,8 +23,8 @@ from agent.voices.people import Sample, check_samples, likeness
 from agent.voices.voiced import Voicing, measure_voicing
 from wavllm_core.checkpoint import NANO, load
 from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.evaluate.listener import Listener
 from wavllm_core.evaluate.metrics import equal_error_rate
-from wavllm_core.evaluate.tasks import Listener
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.corpus import Clip, Pcm, read_pack, speech_span
 from wavllm_core.train.orders import parse

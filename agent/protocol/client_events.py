@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, Fields
 from agent.protocol.items import NewItem, read_item
+from agent.protocol.legacy import modern
 from agent.protocol.response_create import ResponseCreate, read_response_create
 from agent.protocol.speakers import SpeakerName, read_enrol, read_name
 
@@ -87,6 +88,15 @@ class ItemTruncate:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaybackAck:
+    """So much of a spoken reply was played by now; an extension."""
+
+    event_id: str | None
+    item_id: str
+    played_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseCancel:
     """Stop answering."""
 
@@ -105,12 +115,16 @@ ClientEvent = (
     | ItemTruncate
     | ResponseCreate
     | ResponseCancel
+    | PlaybackAck
     | SpeakerName
 )
 
 
-def parse_client_event(message: str | bytes) -> ClientEvent:
-    """Read one message. Raises ProtocolError, with the event_id where one could be read."""
+def parse_client_event(message: str | bytes, *, legacy: bool = False) -> ClientEvent:
+    """Read one message; `legacy`: in the names of the beta.
+
+    Raises ProtocolError, with the event_id where one could be read.
+    """
     if len(message) > MAX_MESSAGE_BYTES:
         text = f"the message has {len(message)} bytes; the limit is {MAX_MESSAGE_BYTES}"
         raise ProtocolError("message_too_large", text)
@@ -122,7 +136,7 @@ def parse_client_event(message: str | bytes) -> ClientEvent:
         raise ProtocolError("invalid_json", f"the message is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ProtocolError("invalid_json", "the message must be a JSON object")
-    fields = Fields(values)
+    fields = Fields(modern(values) if legacy else values)
     event_id = fields.optional_text("event_id")
     try:
         kind = fields.text("type", MAX_ID_CHARS)
@@ -177,6 +191,11 @@ def _item_truncate(event_id: str | None, fields: Fields) -> ItemTruncate:
     return ItemTruncate(event_id, fields.text("item_id", MAX_ID_CHARS), end_ms)
 
 
+def _playback_ack(event_id: str | None, fields: Fields) -> PlaybackAck:
+    played_ms = fields.integer("played_ms", 0, MAX_AUDIO_END_MS)
+    return PlaybackAck(event_id, fields.text("item_id", MAX_ID_CHARS), played_ms)
+
+
 def _response_cancel(event_id: str | None, fields: Fields) -> ResponseCancel:
     return ResponseCancel(event_id, fields.optional_text("response_id"))
 
@@ -193,6 +212,7 @@ PARSERS: Final[dict[str, Callable[[str | None, Fields], ClientEvent]]] = {
     "conversation.item.truncate": _item_truncate,
     "response.create": read_response_create,
     "response.cancel": _response_cancel,
+    "wavllm.playback.ack": _playback_ack,
     "wavllm.speaker.name": read_name,
     "wavllm.speaker.enrol": read_enrol,
 }

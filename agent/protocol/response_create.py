@@ -31,6 +31,7 @@ class ResponseCreate:
     parallel_tool_calls: bool | None = None
     out_of_band: bool = False  # it is no part of the conversation
     input: tuple[NewItem | ItemReference, ...] | None = None  # instead of the conversation
+    say: str | None = None  # extension: this text, word for word, instead of an answer of the model
 
 
 def read_response_create(event_id: str | None, fields: Fields) -> ResponseCreate:
@@ -55,6 +56,7 @@ def read_response_create(event_id: str | None, fields: Fields) -> ResponseCreate
         response.flag(parallel) if response.values.get(parallel) is not None else None,
         conversation == "none",
         _input(response),
+        _say(response),
     )
 
 
@@ -62,6 +64,13 @@ def _input(response: Fields) -> tuple[NewItem | ItemReference, ...] | None:
     if response.values.get("input") is None:
         return None
     return tuple(read_input_item(item) for item in response.objects("input", MAX_INPUT_ITEMS))
+
+
+def _say(response: Fields) -> str | None:
+    text = response.optional_text("wavllm_say", MAX_TEXT_CHARS)
+    if text is not None and not text.strip():
+        raise response.wrong("wavllm_say", "something to say")
+    return text
 
 
 def _metadata(response: Fields) -> dict[str, str]:

@@ -15,7 +15,15 @@ from agent.protocol.errors import ProtocolError
 
 ServerEvent = dict[str, Any]
 
-EXTENSIONS: Final = ["wavllm.speaker", "wavllm.speaker.name", "wavllm.speaker.enrol", "wavllm_latency", "binary_audio"]
+EXTENSIONS: Final = [
+    "wavllm.speaker",
+    "wavllm.speaker.name",
+    "wavllm.speaker.enrol",
+    "wavllm.playback",
+    "wavllm_latency",
+    "wavllm_say",
+    "binary_audio",
+]
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
 
 
@@ -97,6 +105,11 @@ def item_truncated(item_id: str, audio_end_ms: int) -> ServerEvent:
         "content_index": 0,
         "audio_end_ms": audio_end_ms,
     }
+
+
+def playback(item_id: str, **ledger_ms: int) -> ServerEvent:
+    """Extension: how far the audio of a spoken reply has got."""
+    return {"type": "wavllm.playback", "item_id": item_id, **ledger_ms}
 
 
 def speaker_told(

@@ -21,9 +21,9 @@ from aiomqtt import Client, MqttCodeError, MqttError, Will
 from paho.mqtt.reasoncodes import ReasonCode
 
 from clients.mqtt.outbox import WINDOW, Outbox
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import Message
 from clients.realtime import ClientError
+from clients.retry import Backoff, first
 
 PASSWORD_VARIABLE: Final = "WAVLLM_MQTT_PASSWORD"
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}

@@ -16,10 +16,11 @@ from agent.protocol.errors import ProtocolError
 from clients.mqtt import discovery, hermes, topics
 from clients.mqtt.bridge import Bridge, BridgeLimits
 from clients.mqtt.broker import Arrived, BrokerAddress, Link
-from clients.mqtt.retry import Backoff, first
+from clients.mqtt.calls import read_offer, read_result
 from clients.mqtt.site import Site, SiteLimits
 from clients.mqtt.topics import GATEWAY, ROOT, AudioChunk, Line, Message, Values, encode, error_values
 from clients.realtime import DEFAULT_URL, ClientError
+from clients.retry import Backoff, first
 
 CLIENT_ID: Final = "wavllm-gateway"
 STATUS: Final = topics.topic(GATEWAY, "status")
@@ -110,6 +111,12 @@ class Gateway:
             elif channel == "mute":
                 muted = topics.read_switch(message.payload)
                 self._bridge(device).mute(muted)
+            elif channel == "tools":
+                offer = read_offer(message.payload)
+                self._bridge(device).offer(offer)
+            elif channel == "result":
+                result = read_result(message.payload)
+                self._bridge(device).answer(result)
             else:
                 line = Line.decode(message.payload)
                 self._bridge(device).say(line)

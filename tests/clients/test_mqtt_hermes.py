@@ -23,6 +23,8 @@ from clients.mqtt.hermes import read_wav, write_wav
 from clients.mqtt.player import Player
 from clients.mqtt.site import SiteLimits
 from clients.realtime import ClientError
+from tests.agent.harness import running
+from tests.agent.scripted import ScriptedEngine, ScriptedVoice
 from tests.clients.brokers import Mosquitto
 from tests.clients.gateways import gateway_running
 from tests.clients.scripted_server import SOUND, ScriptedServer
@@ -76,10 +78,15 @@ class Satellite:
 
 @asynccontextmanager
 async def kitchen(folder: Path, server: ScriptedServer, **limits: float) -> AsyncIterator[Satellite]:
+    async with server.running(), kitchen_of(folder, server.url, **limits) as satellite:
+        yield satellite
+
+
+@asynccontextmanager
+async def kitchen_of(folder: Path, url: str, **limits: float) -> AsyncIterator[Satellite]:
     async with (
         Mosquitto(folder).running() as mosquitto,
-        server.running(),
-        gateway_running(mosquitto.address, server.url, sites=("kitchen",), site_limits=SiteLimits(**limits)),
+        gateway_running(mosquitto.address, url, sites=("kitchen",), site_limits=SiteLimits(**limits)),
         Client(mosquitto.address.host, mosquitto.address.port) as client,
         asyncio.TaskGroup() as tasks,
     ):
@@ -121,6 +128,24 @@ async def test_whoever_says_the_wake_word_is_listened_to_and_answered_aloud(tmp_
         "dialogueManager/sessionEnded",
         "hotword/toggleOn",
     ]
+
+
+@broker
+async def test_the_real_server_says_a_given_text_and_forgets_it(tmp_path: Path) -> None:
+    engine, voice = ScriptedEngine(), ScriptedVoice()
+    async with (
+        running(engine, voice=voice) as port,
+        kitchen_of(tmp_path, f"ws://127.0.0.1:{port}/v1/realtime") as satellite,
+    ):
+        await satellite.publish("tts/say", siteId="kitchen", text="The coffee is ready.", id="1")
+        await satellite.until("tts/sayFinished")
+        await satellite.publish("hotword/computer/detected", siteId="kitchen")
+        await satellite.until("asr/startListening")
+        await satellite.stream(LOUD, LOUD, LOUD, *[QUIET] * 7)
+        await satellite.until("asr/textCaptured")
+        await satellite.until("dialogueManager/sessionEnded")
+    assert satellite.played.startswith(ScriptedVoice.sound("The coffee is ready."))
+    assert [[said.reply for said in history] for _, history, _ in engine.asked] == [[None]]
 
 
 @broker

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from agent.config import AgentConfig
-from agent.server import serve
 from clients.demo.home import be_at_home
 from clients.demo.run import FOLDER, free_port, read_script
+from tests.clients.nano import server_running
 from wavllm_core.checkpoint import NANO
 from wavllm_core.engine.live import LiveEngine
 
@@ -25,20 +20,6 @@ def engine() -> LiveEngine:
     return LiveEngine.load(NANO)
 
 
-@asynccontextmanager
-async def server_running(engine: LiveEngine) -> AsyncIterator[str]:
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    config = AgentConfig()
-    config = replace(config, server=replace(config.server, port=0))
-    async with asyncio.TaskGroup() as tasks:
-        server = tasks.create_task(serve(config, engine, on_ready=port.set_result))
-        try:
-            yield f"ws://127.0.0.1:{await port}/v1/realtime"
-        finally:
-            server.cancel()
-    await engine.close()
-
-
 async def test_a_recorded_order_goes_in_and_coffee_comes_out(engine: LiveEngine) -> None:
     """The conversation of `wavllm demo --home`, with a quicker machine."""
     console = Console(file=io.StringIO(), width=200, highlight=False)
@@ -47,6 +28,8 @@ async def test_a_recorded_order_goes_in_and_coffee_comes_out(engine: LiveEngine)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "speaker 1: " in printed
     assert "speaker 2: three" in printed
+    assert "call  make_coffee(cups=3, drink='espresso', roast='dark roast', milk='lots of almond milk')" in printed
+    assert "reply  The machine is brewing." in printed
     assert "coffee  brewing: dark roast espresso with lots of almond milk, cup 3 of 3" in printed
     assert 'wavllm/1/kitchen/coffee  {"state":"ready","drink":"dark roast espresso' in printed
     assert "config  state, transcript, reply, speaker, latency, first_token, listening, mute, say, ask" in printed

@@ -31,8 +31,8 @@ from wavllm_core.evaluate.tasks import (
     baselines,
     noise_figures,
     score,
-    voice_error,
 )
+from wavllm_core.evaluate.voices import voice_error
 from wavllm_core.train.corpus import Clip
 from wavllm_core.train.orders import Order
 

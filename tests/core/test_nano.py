@@ -11,7 +11,7 @@ import soundfile
 
 from wavllm_core.checkpoint import NANO, WEIGHTS, load
 from wavllm_core.engine.api import Exchange, Heard
-from wavllm_core.evaluate.tasks import Listener
+from wavllm_core.evaluate.listener import Listener
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.orders import parse
 

@@ -23,7 +23,7 @@ from wavllm_core.speech import Encoded
 from wavllm_core.train import synthesis
 from wavllm_core.train.augment import Augmentation
 from wavllm_core.train.batches import Batch, ExampleMaker
-from wavllm_core.train.corpus import Corpus, Synthetic, read_pack, synthetic_clips
+from wavllm_core.train.corpus import Clip, Corpus, Synthetic, read_pack, synthetic_clips
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
 from wavllm_core.train.losses import Heads, gates, word_loss
@@ -328,3 +328,34 @@ def test_word_loss_falls_when_vectors_resemble_the_words(tmp_path: Path) -> None
         return word_loss(heads, model, replace(encoded, vectors=torch.tensor([len(ids)])), batch, blank_id=4).item()
 
     assert loss([4, 20, 4, 30, 4]) < 0.1 < loss([4, 20, 4, 31, 4]) < loss([4, 4, 4, 4, 4])
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> tuple[Corpus, PromptTemplate]:
+    sound, words = np.ones(8_000, np.int16), "get me a large mocha with soy milk"
+    clips = [(Clip("", "s2i", "train", words, order=MOCHA), sound), (Clip("", "fsdd", "train", "two"), sound)]
+    noise = [(Clip("", "noise", "train"), np.full(8_000, 200, np.int16))]
+    Corpus.write(tmp_path / "corpus", clips + noise)
+    return Corpus(tmp_path / "corpus"), PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+
+
+def test_orders_are_asked_about_as_often_as_the_recipe_says(orders: tuple[Corpus, PromptTemplate]) -> None:
+    corpus, template = orders
+    spell = template.tokenizer.decode
+    asked = ExampleMaker(corpus, template, Augmentation(), seed=0, lessons={"st": 1.0})
+    order, digit = (spell(row) for row in asked.batch([0, 1], with_prompts=True).after)
+    assert "into German." in order and "einen großen Mokka mit Sojamilch" in order
+    assert "German" not in digit  # only orders are asked about
+    never = ExampleMaker(corpus, template, Augmentation(), seed=0)
+    assert not any("German" in spell(row) for _ in range(10) for row in never.text_batch(4).after)
+    half = ExampleMaker(corpus, template, Augmentation(), seed=0, lessons={"sqa": 0.5})
+    batches = ["A." in spell(half.text_batch(2).after[0]) for _ in range(200)]
+    assert 25 < sum(batches) < 80  # of the half that is orders, half
+
+
+def test_noise_may_be_people_who_talk(orders: tuple[Corpus, PromptTemplate]) -> None:
+    corpus, template = orders
+    alone = ExampleMaker(corpus, template, Augmentation(babble=0.0), seed=0)
+    assert set(alone.background(20_000).tolist()) == {np.float32(200 / 32768)}
+    babble = ExampleMaker(corpus, template, Augmentation(babble=1.0), seed=0).background(20_000)
+    assert len(babble) == 20_000 and babble.min() > 0 and 200 / 32768 not in babble.tolist()

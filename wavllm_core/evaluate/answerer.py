@@ -11,9 +11,7 @@ from wavllm_core.audio import SAMPLE_RATE, Waveform
 from wavllm_core.checkpoint import NANO, Checkpoint, is_hugging_face, load
 from wavllm_core.engine.api import Exchange, Sampling
 from wavllm_core.errors import InputError
-from wavllm_core.evaluate.tasks import Listener
-
-MAX_TOKENS = 96  # of an answer to text alone; as many as to audio
+from wavllm_core.evaluate.listener import MAX_TOKENS, Listener
 
 
 class Answerer(Protocol):

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from wavllm_core.checkpoint import load
 from wavllm_core.errors import InputError
-from wavllm_core.evaluate.metrics import equal_error_rate
-from wavllm_core.evaluate.tasks import Listener, Voices, voice_pairs
+from wavllm_core.evaluate.listener import Listener
+from wavllm_core.evaluate.metrics import Floats, equal_error_rate
+from wavllm_core.evaluate.voices import Voices, pairs
 from wavllm_core.train.corpus import read_pack, speech_span
 from wavllm_core.voices import VoiceScale, fingerprint
 
@@ -31,7 +32,7 @@ def calibrate(pack: Path, folder: Path, source: str, split: str) -> VoiceScale:
     speakers = [speaker for speaker, _ in voices]
     if sum(speakers.count(speaker) > 1 for speaker in set(speakers)) < 2:
         raise InputError(f"{pack}: {len(voices)} clips of {source} in {split}; two people must have spoken twice")
-    similarities, same = voice_pairs(voices)
+    similarities, same = pairs(voices)
     eer_percent, threshold = equal_error_rate(similarities, same)
     measured_on = f"{len(voices)} clips of {len(set(speakers))} speakers, {source} {split} of {pack.name}"
     return VoiceScale(
@@ -57,7 +58,7 @@ def known_limit(voices: Voices) -> float:
     return float(np.quantile(strangers, 1 - STRANGERS_TAKEN))
 
 
-def fit_slope(margins: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> float:
+def fit_slope(margins: Floats, same: npt.NDArray[np.bool_]) -> float:
     """The most likely slope of a logistic through 0.5 at margin 0, by Newton's method; (pairs,) both."""
     slope = 1.0
     for _ in range(NEWTON_STEPS):

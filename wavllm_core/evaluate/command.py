@@ -14,9 +14,11 @@ from wavllm_core.checkpoint import NANO, load
 from wavllm_core.errors import InputError
 from wavllm_core.evaluate.answerer import load_answerer
 from wavllm_core.evaluate.answers import answer_rows, holds_answers, read_answers
-from wavllm_core.evaluate.report import markdown, write_json
+from wavllm_core.evaluate.dev_plots import draw
+from wavllm_core.evaluate.listener import Listener
+from wavllm_core.evaluate.report import WORDS_COMPARED, markdown, write_json
 from wavllm_core.evaluate.scores import score as score_answers
-from wavllm_core.evaluate.tasks import Listener, baselines, collect, score
+from wavllm_core.evaluate.tasks import baselines, collect, score
 from wavllm_core.manifest import read_manifest
 from wavllm_core.tasks import find_task
 
@@ -31,7 +33,7 @@ def is_pack(source: Path) -> bool:
 def evaluate(
     pack: Path, checkpoint: Path | None, out: Path, limit: int | None, threads: int, progress: Callable[[str], None]
 ) -> str:
-    """Write `dev.md`, `dev.json` and what was said clip by clip to `out`; returns the page.
+    """Write `dev.md` with its plots, `dev.json` and what was said clip by clip to `out`; returns the page.
 
     Raises InputError for a pack that is not there, CheckpointError as `load` does.
     """
@@ -43,18 +45,24 @@ def evaluate(
     answers = collect(Listener(load(folder)), pack, limit, progress)
     figures = score(answers)
     minutes = (time.monotonic() - started) / 60
+    plots = draw(answers, out)
     page = markdown(
-        figures, baselines(answers), f"{folder.name} on {pack.name}, {minutes:.1f} minutes on {threads} threads"
+        figures,
+        baselines(answers),
+        f"{folder.name} on {pack.name}, {minutes:.1f} minutes on {threads} threads",
+        notes=[WORDS_COMPARED, "", *(f"![{title}]({path.name})" for title, path in plots.items())],
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "dev.md").write_text(page)
-    write_json(figures, out / "dev.json")
+    write_json(figures, out / "dev.json", gates=answers.gates)
     with (out / "answers.tsv").open("w") as file:
         file.write("source\tfile\ttext\ttranscript\tlabel\treply\n")
         for source, rows in answers.said.items():
             for clip, transcript, reply in rows:
                 label = clip.order.describe() if clip.order else clip.label
                 file.write(f"{source}\t{clip.file}\t{clip.text}\t{transcript}\t{label}\t{reply}\n")
+        for row in answers.instructed:
+            file.write(f"{row.lesson.task}\t\t{row.lesson.instruction}\t\t{row.lesson.answer}\t{row.said}\n")
     return page
 
 

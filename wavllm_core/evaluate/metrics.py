@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -38,7 +38,13 @@ class Share:
         z, n, p = 1.96, self.total, self.right / self.total
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return 100 * (centre - half), 100 * (centre + half)
+        return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
+
+
+def share(outcomes: Iterable[bool]) -> Share:
+    """Count what is right."""
+    results = list(outcomes)
+    return Share(sum(results), len(results))
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,11 @@ def bleu(counts: Integers) -> float:
     return float(BLEU.compute_bleu(total[:4], total[4:8], total[8], total[9], smooth_method="exp").score)
 
 
-def equal_error_rate(scores: npt.NDArray[np.floating], same: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """In percent, and the threshold at which misses and false alarms are equally frequent.
+Floats = npt.NDArray[np.floating]
+
+
+def error_rates(scores: Floats, same: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """Shares of misses and of false alarms at each threshold, and the thresholds, from high to low.
 
     scores: (pairs,) higher for more alike; same: (pairs,) True for one speaker
     Raises ValueError unless both kinds of pair are there.
@@ -121,6 +130,11 @@ def equal_error_rate(scores: npt.NDArray[np.floating], same: npt.NDArray[np.bool
     apart = np.append(np.diff(scores[order]) != 0, True)  # a threshold cannot part pairs of one score
     hits = np.append(0, (np.cumsum(same[order]) / same.sum())[apart])
     false_alarms = np.append(0, (np.cumsum(~same[order]) / (~same).sum())[apart])
-    at = int(np.argmin(np.abs((1 - hits) - false_alarms)))
-    thresholds = np.append(np.inf, scores[order][apart])
-    return 50 * float(1 - hits[at] + false_alarms[at]), float(thresholds[at])
+    return 1 - hits, false_alarms, np.append(np.inf, scores[order][apart])
+
+
+def equal_error_rate(scores: Floats, same: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """In percent, and the threshold at which misses and false alarms are equally frequent; else as `error_rates`."""
+    misses, false_alarms, thresholds = error_rates(scores, same)
+    at = int(np.argmin(np.abs(misses - false_alarms)))
+    return 50 * float(misses[at] + false_alarms[at]), float(thresholds[at])

@@ -159,14 +159,14 @@ def _spoken_question(given: Sequence[Answer], scores: Scores) -> None:
 
 def _many_instructions(given: Sequence[Answer], scores: Scores) -> None:
     pairs = [(read_segments(one.target), read_segments(one.answer)) for one in given]
-    followed = [sum(map(_follows, wanted, said)) for wanted, said in pairs]
+    followed = [sum(map(follows, wanted, said)) for wanted, said in pairs]
     asked = [len(wanted) for wanted, _ in pairs]
     first_alone = 100 * len(given) / sum(asked)
     scores.add(
         "ii, instruction-following rate", _ratio(followed, asked), f"{first_alone:.1f} (the first segment alone)"
     )
     scores.notes.append(INSTRUCTION_FOLLOWING)
-    chosen = [list(_choices(wanted, said)) for wanted, said in pairs]
+    chosen = [list(choices(wanted, said)) for wanted, said in pairs]
     chosen = [letters for letters in chosen if letters]
     if chosen:
         right = [sum(a == b for a, b in letters) for letters in chosen]
@@ -174,11 +174,12 @@ def _many_instructions(given: Sequence[Answer], scores: Scores) -> None:
         scores.add("ii, multiple-choice accuracy", _ratio(right, [len(letters) for letters in chosen]), baseline)
 
 
-def _follows(wanted: Segment, said: Segment) -> bool:
+def follows(wanted: Segment, said: Segment) -> bool:
+    """Whether a segment is there, and announced where the wanted one is."""
     return bool(said.content) and bool(said.announcement or not wanted.announcement)
 
 
-def _choices(wanted: Sequence[Segment], said: Sequence[Segment]) -> Iterable[tuple[str, str | None]]:
+def choices(wanted: Sequence[Segment], said: Sequence[Segment]) -> Iterable[tuple[str, str | None]]:
     """The letters wanted and given, of segments whose target is a letter and nothing else."""
     for place, segment in enumerate(wanted):
         letter = read_letter(segment.content) if len(words(segment.content)) == 1 else None

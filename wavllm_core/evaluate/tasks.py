@@ -5,58 +5,31 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from wavllm_core.checkpoint import Checkpoint
-from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
-from wavllm_core.engine.decoder import Decoder
-from wavllm_core.evaluate.metrics import Share, equal_error_rate, normalise, word_error_rate
+from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.evaluate import instructed
+from wavllm_core.evaluate.history import Question, questions
+from wavllm_core.evaluate.listener import Listener
+from wavllm_core.evaluate.metrics import normalise, share, word_error_rate
+from wavllm_core.evaluate.voices import Voices, has_pairs, voice_error
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.batches import event_of
 from wavllm_core.train.corpus import Clip, Pcm, for_evaluation, read_pack, speech_span
-from wavllm_core.train.dialogue import REFUSAL, Event, Scene, Writer
+from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
 
-LEAD_SECONDS, TAIL_SECONDS = 0.3, 0.2  # silence around a clip, as the server's turn detection leaves it
-SEED = 20261122  # of the orders that stand in the history, and of the pairs of voices
-PAIRS_PER_KIND = 20_000
-QUESTIONS_ASKED = 200
+SEED = 20261122  # of the orders that stand in the history
 SNRS_DB = (6, 9, 12, 15, 18, 21, 24)
+NOISY = "coffee orders in noise, all slots right"
 AGES = {"under 10": range(10), "10 to 17": range(10, 18), "18 and more": range(18, 150)}
 Noises = dict[str, list[Pcm]]  # "kitchen" and "other"
-
-
-class Listener:
-    """A checkpoint that is asked about one clip at a time."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.decoder = Decoder(checkpoint)
-
-    @torch.inference_mode()
-    def hear(self, pcm: Pcm) -> Heard:
-        """Encode a clip with silence around it."""
-        lead, tail = int(LEAD_SECONDS * SAMPLE_RATE), int(TAIL_SECONDS * SAMPLE_RATE)
-        waveform = np.pad(pcm.astype(np.float32) / 32768, (lead, tail))
-        encoded = self.decoder.speech.encode(torch.from_numpy(waveform)[None])
-        vector = self.decoder.speech.speaker_head.vector(encoded.pool)[0].numpy()
-        return Heard(encoded.speech_embeds[0], vector, len(waveform) / SAMPLE_RATE)
-
-    @torch.inference_mode()
-    def voice(self, pcm: Pcm) -> npt.NDArray[np.float32]:
-        """The speaker vector of a clip alone."""
-        waveform = torch.from_numpy(pcm.astype(np.float32) / 32768)[None]
-        return np.asarray(self.decoder.speech.voice(waveform)[0].numpy())
-
-    def ask(self, heard: Heard, instruction: str = "", history: tuple[Exchange, ...] = ()) -> str:
-        """The whole answer, chosen greedily."""
-        exchanges = [*history, Exchange(heard=heard)]
-        return "".join(self.decoder.reply(exchanges, instruction, Sampling(max_tokens=96))).strip()
 
 
 @dataclass
@@ -67,8 +40,10 @@ class Answers:
     counted: list[tuple[str, str]] = field(default_factory=list)  # digits after an order: wanted, given
     questions: list[tuple[str, str]] = field(default_factory=list)  # typed, about the history: wanted, given
     noisy_orders: list[tuple[int, str, bool]] = field(default_factory=list)  # SNR in dB, kind of noise, all slots right
-    voices: list[tuple[str, npt.NDArray[np.float32]]] = field(default_factory=list)  # speaker, vector
-    noisy_voices: list[tuple[str, npt.NDArray[np.float32]]] = field(default_factory=list)  # the same clips in noise
+    instructed: list[instructed.Answered] = field(default_factory=list)  # orders that came with an instruction
+    voices: Voices = field(default_factory=list)
+    noisy_voices: Voices = field(default_factory=list)  # the same clips in noise
+    gates: dict[str, float] = field(default_factory=dict)  # mean over the channels, by the name of the instruction
 
 
 def collect(
@@ -76,7 +51,7 @@ def collect(
 ) -> Answers:
     """Put every clip of the split to the model; at most `limit` of each source."""
     answers, rng, noises = Answers(), random.Random(SEED), read_noises(pack)
-    noise_rng = random.Random(SEED)
+    noise_rng, lesson_rng = random.Random(SEED), random.Random(SEED)
     for clip, pcm in read_pack(pack, lambda clip: clip.split == split and clip.source != "noise"):
         rows = answers.said.setdefault(clip.source, [])
         if limit is not None and len(rows) >= limit:
@@ -91,6 +66,10 @@ def collect(
         rows.append((clip, transcript, listener.ask(heard)))
         if clip.source == "fsdd":
             answers.counted.append(count_after_order(listener, heard, clip, rng))
+        if clip.order:
+            answers.instructed += instructed.ask(
+                clip.order, lesson_rng, partial(listener.ask, heard, max_tokens=instructed.MAX_TOKENS)
+            )
         if clip.order and noises:
             kind = list(noises)[len(rows) % len(noises)]
             for snr_db in SNRS_DB:
@@ -98,9 +77,8 @@ def collect(
                 right = parse(listener.ask(listener.hear(noisy))) == clip.order
                 answers.noisy_orders.append((snr_db, kind, right))
         progress(f"{clip.source} {len(rows)}")
-    answers.questions = [
-        ask_about_history(listener, rng) for _ in range(min(limit or QUESTIONS_ASKED, QUESTIONS_ASKED))
-    ]
+    answers.questions = [ask_about_history(listener, question) for question in islice(questions(), limit)]
+    answers.gates = {name: listener.gate(instruction) for name, instruction in instructed.INSTRUCTIONS.items()}
     return answers
 
 
@@ -124,14 +102,10 @@ def add_noise(pcm: Pcm, noises: Noises, kind: str, snr_db: float, rng: random.Ra
     return np.clip(pcm + stretch * np.sqrt(power / 10 ** (snr_db / 10)), -32768, 32767).astype(np.int16)
 
 
-def ask_about_history(listener: Listener, rng: random.Random) -> tuple[str, str]:
-    """A typed question after up to four typed turns of up to two people: the right reply and the model's."""
-    scene, writer = Scene(), Writer(rng, ["play some music", "what is the weather"])
-    past = writer.history(scene, rng.randint(1, 4), speakers=2)
-    history = [Exchange(turn.text, speaker=turn.speaker, reply=turn.reply) for turn in past]
-    question, speaker = writer.question(scene), writer.speaker(2)
-    given = listener.decoder.reply([*history, Exchange(question.text, speaker=speaker)], "", Sampling())
-    return scene.reply(question, speaker), "".join(given)
+def ask_about_history(listener: Listener, question: Question) -> tuple[str, str]:
+    """A typed question after typed turns: the right reply and the model's."""
+    given = listener.decoder.reply([*question.history, question.asked], "", Sampling())
+    return question.reply, "".join(given)
 
 
 def count_after_order(listener: Listener, heard: Heard, clip: Clip, rng: random.Random) -> tuple[str, str]:
@@ -161,13 +135,13 @@ def score(answers: Answers) -> dict[str, object]:
             given is not None and getattr(wanted, slot) == getattr(given, slot) for wanted, given in orders
         )
     figures |= noise_figures(answers)
+    figures |= instructed.instructed_figures(answers.instructed)
     read = answers.said.get("so762", [])
     if read:
         figures["read sentences, WER %"] = word_error_rate([c.text for c, _, _ in read], [t for _, t, _ in read])
         figures |= age_figures(read)
         figures["read sentences, declined"] = share(normalise(reply) == normalise(REFUSAL) for _, _, reply in read)
-    clips = Counter(speaker for speaker, _ in answers.voices)
-    if sum(count > 1 for count in clips.values()) > 1:
+    if has_pairs(answers.voices):
         figures["same speaker or not, EER %"], figures["threshold at the EER"] = voice_error(answers.voices)
         if answers.noisy_voices:
             name = "same speaker or not, one clip of each pair in noise, EER %"
@@ -177,7 +151,7 @@ def score(answers: Answers) -> dict[str, object]:
 
 def noise_figures(answers: Answers) -> dict[str, object]:
     """Orders in noise: the mean over all ratios, then each ratio and each kind of noise."""
-    rows, name = answers.noisy_orders, "coffee orders in noise, all slots right"
+    rows, name = answers.noisy_orders, NOISY
     if not rows:
         return {}
     figures: dict[str, object] = {f"{name}, mean of 6 to 24 dB": share(right for _, _, right in rows)}
@@ -188,9 +162,9 @@ def noise_figures(answers: Answers) -> dict[str, object]:
     return figures
 
 
-def age_figures(read: list[tuple[Clip, str, str]]) -> dict[str, object]:
+def age_figures(read: list[tuple[Clip, str, str]]) -> dict[str, float]:
     """Word error rates by the age that a label has, as in `age=12 gender=f`."""
-    figures: dict[str, object] = {}
+    figures: dict[str, float] = {}
     for name, ages in AGES.items():
         rows = [(clip.text, said) for clip, said, _ in read if (found := age(clip)) is not None and found in ages]
         if rows:
@@ -208,6 +182,7 @@ def baselines(answers: Answers) -> dict[str, str]:
     """What always giving the most frequent right answer would score, from the same clips."""
     found = {name: "100 (no words)" for name in score(answers) if name.startswith("read sentences")}
     found |= {name: "50 (chance)" for name in score(answers) if name.endswith("EER %")}
+    found |= instructed.instructed_baselines(answers.instructed)
     said = answers.said
     for name, wanted in {
         "digits, transcribed": [clip.text for clip, _, _ in said.get("fsdd", [])],
@@ -215,46 +190,10 @@ def baselines(answers: Answers) -> dict[str, str]:
         "digits answered from an order in the history": [wanted for wanted, _ in answers.counted],
         "typed questions about the history": [wanted for wanted, _ in answers.questions],
         "coffee orders, all slots right": [str(clip.order) for clip, _, _ in said.get("s2i", [])],
-        "coffee orders in noise, all slots right, mean of 6 to 24 dB": [
-            str(c.order) for c, _, _ in said.get("s2i", [])
-        ],
+        f"{NOISY}, mean of 6 to 24 dB": [str(c.order) for c, _, _ in said.get("s2i", [])],
         "read sentences, declined": [REFUSAL for _ in said.get("so762", [])],
     }.items():
         if wanted:
             most = Counter(wanted).most_common(1)[0][1]
             found[name] = f"{100 * most / len(wanted):.1f} (the most frequent)"
     return found
-
-
-def share(outcomes: Iterable[bool]) -> Share:
-    """Count what is right."""
-    results = list(outcomes)
-    return Share(sum(results), len(results))
-
-
-Voices = list[tuple[str, npt.NDArray[np.float32]]]  # speaker, vector
-
-
-def voice_error(voices: Voices, others: Voices | None = None) -> tuple[float, float]:
-    """EER, and the threshold there, over the pairs of `voice_pairs`."""
-    return equal_error_rate(*voice_pairs(voices, others))
-
-
-def voice_pairs(voices: Voices, others: Voices | None = None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """How alike random pairs of clips are, and whether they are of one speaker, (pairs,) each; as many as are not.
-
-    others: the same clips in the same order under other circumstances, from which the second of each pair comes
-    """
-    rng = random.Random(SEED)
-    seconds = others or voices
-    by_speaker: dict[str, list[int]] = {}
-    for i, (speaker, _) in enumerate(voices):
-        by_speaker.setdefault(speaker, []).append(i)
-    names = [name for name, clips in by_speaker.items() if len(clips) > 1]
-    scores, same = [], []
-    for _ in range(PAIRS_PER_KIND):
-        one, other = rng.sample(by_speaker[rng.choice(names)], 2)
-        a, b = (rng.choice(by_speaker[name]) for name in rng.sample(names, 2))
-        scores += [float(voices[one][1] @ seconds[other][1]), float(voices[a][1] @ seconds[b][1])]
-        same += [True, False]
-    return np.array(scores), np.array(same)

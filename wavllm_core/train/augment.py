@@ -30,6 +30,7 @@ class Augmentation:
 
     noise: float = 0.0  # share of clips that get background noise
     snr_db: tuple[float, float] = (6.0, 24.0)
+    babble: float = 0.0  # share of the noises that are other people, talking
     gain_db: tuple[float, float] = (-6.0, 6.0)
     speed: tuple[float, float] = (1.0, 1.0)
     voice_speeds: tuple[float, ...] = (1.0,)  # on top of `speed`; each makes another speaker of everybody

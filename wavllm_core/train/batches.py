@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +14,12 @@ from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
 from wavllm_core.train.augment import Augmentation, Waveform, augmented, faster
 from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus, for_training
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
+from wavllm_core.train.lessons import Kind, lesson
+from wavllm_core.train.orders import random_order, random_spoken_form
 
 TYPED_SHARE = 0.3  # of rows without audio, where a manifest has such
+ORDERS_SHARE = 0.5  # of steps whose rows without audio are orders as if heard, and no conversations
+TALKERS = ("so762", "librispeech", "s2i")  # whose speech is background to others
 IGNORED = -100  # a label that the loss leaves out
 
 
@@ -42,14 +46,22 @@ class Batch:
 class ExampleMaker:
     """Turns clips into tensors and prompts; holds what all of them share."""
 
-    def __init__(self, corpus: Corpus, template: PromptTemplate, augmentation: Augmentation, seed: int) -> None:
-        self.corpus, self.template, self.augmentation = corpus, template, augmentation
+    def __init__(
+        self,
+        corpus: Corpus,
+        template: PromptTemplate,
+        augmentation: Augmentation,
+        seed: int,
+        lessons: Mapping[Kind, float] | None = None,
+    ) -> None:
+        """`lessons` is the share of batches whose orders come with an instruction, for each kind in `lessons.py`."""
+        self.corpus, self.template, self.augmentation, self.lessons = corpus, template, augmentation, lessons or {}
         self.rng = random.Random(seed)
         self.sound_rng = np.random.default_rng(seed)
         self.symbol_ids = corpus.symbol_ids
         speakers = sorted({clip.speaker for clip in corpus.clips if clip.split == "train" and clip.speaker})
         self.speaker_ids = {name: i for i, name in enumerate(speakers)}
-        self.noises = corpus.where("train", "noise")
+        self.noises, self.talkers = corpus.where("train", "noise"), corpus.where("train", *TALKERS)
         self.typed = [c for i in corpus.where("train") if (c := corpus.clips[i]).answer and not corpus.seconds(i)]
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
         self.writer = Writer(self.rng, chatter or ["what is the weather"])
@@ -87,10 +99,20 @@ class ExampleMaker:
         return augmented(x, how, self.sound_rng, self.background if self.noises else None)
 
     def background(self, samples: int) -> Waveform:
-        """A stretch of recorded noise."""
-        noise = for_training(self.corpus.pcm(self.rng.choice(self.noises)))
-        start = self.rng.randrange(len(noise))
-        return np.take(noise, np.arange(start, start + samples), mode="wrap").astype(np.float32) / np.float32(32768)
+        """A stretch of recorded noise, or of people who talk."""
+        if self.talkers and self.rng.random() < self.augmentation.babble:
+            heard = np.zeros(samples, np.float32)
+            for _ in range(self.rng.randint(2, 5)):
+                talker = self.stretch(self.rng.choice(self.talkers), samples)
+                heard += talker / (talker.std() + np.float32(1e-4))
+            return heard
+        return self.stretch(self.rng.choice(self.noises), samples)
+
+    def stretch(self, index: int, samples: int) -> Waveform:
+        """So many samples of a clip from anywhere in it, over and over if need be."""
+        pcm = for_training(self.corpus.pcm(index))
+        start = self.rng.randrange(len(pcm))
+        return np.take(pcm, np.arange(start, start + samples), mode="wrap").astype(np.float32) / np.float32(32768)
 
     def batch(self, indices: Sequence[int], with_prompts: bool) -> Batch:
         """The tensors of some clips, and for the language model a task for each."""
@@ -119,15 +141,24 @@ class ExampleMaker:
             torch.tensor([self.speaker_id(clip, k) for clip, k in zip(clips, speeds, strict=True)]),
         )
         if with_prompts:
-            past_turns = self.rng.choice((0, 1, 1, 2))  # for all, so that lengths stay alike
+            past_turns, task = self.rng.choice((0, 1, 1, 2)), self.task()  # for all, so that lengths stay alike
             for clip in clips:
-                self.add_task(batch, clip, past_turns)
+                self.add_task(batch, clip, past_turns, task)
         return batch
 
-    def add_task(self, batch: Batch, clip: Clip, past_turns: int) -> None:
+    def task(self) -> Kind | None:
+        """What is asked about orders: a kind of lesson, or nothing."""
+        shares = list(self.lessons.values())
+        return self.rng.choices([None, *self.lessons], [1 - sum(shares), *shares])[0]
+
+    def add_task(self, batch: Batch, clip: Clip, past_turns: int, task: Kind | None) -> None:
         """A transcription, or the assistant's answer after so many earlier turns."""
         if clip.answer:
             self.add_prompt(batch, [], Turn(spoken=True), clip.prompt, clip.answer)
+            return
+        if task and clip.order and clip.text:
+            learned = lesson(task, clip.order, clip.text, self.rng)
+            self.add_prompt(batch, [], Turn(spoken=True), learned.instruction, learned.answer)
             return
         event = event_of(clip)
         if clip.text and self.rng.random() < (0.6 if is_chatter(clip) else 0.3):
@@ -150,9 +181,9 @@ class ExampleMaker:
         heard: list[int] = []
         for token in self.words(text):
             heard += [self.template.blank_id] * min(6, int(self.rng.expovariate(0.6)))
-            if (fate := self.rng.random()) < 0.94:
+            if (fate := self.rng.random()) < 0.98:
                 heard += [token] * (1 if fate < 0.7 else 2)
-            elif fate < 0.97:
+            elif fate < 0.99:
                 heard.append(self.rng.randrange(self.template.tokenizer.get_vocab_size()))
         return heard + [self.template.blank_id] * self.rng.randint(0, 6)
 
@@ -169,9 +200,16 @@ class ExampleMaker:
 
     def text_batch(self, rows: int) -> Batch:
         """Conversations without audio: the last turn typed, or in tokens as if it had been heard."""
+        orders, task = self.rng.random() < ORDERS_SHARE, self.task()  # for all, so that lengths stay alike
+        if orders and task in ("ii", "cot"):
+            rows //= 2  # twice as long
         empty = torch.zeros(rows, 0)
         none = torch.zeros(rows, dtype=torch.long)
         batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
+        if orders:
+            for _ in range(rows):
+                self.add_order(batch, task)
+            return batch
         past_turns = self.rng.choice((1, 1, 2, 3, 4, 5))  # for all, so that lengths stay alike
         for _ in range(rows):
             if self.typed and self.rng.random() < TYPED_SHARE:
@@ -194,6 +232,21 @@ class ExampleMaker:
                 turn, heard = Turn(text=event.text, speaker=speaker), []
             self.add_prompt(batch, history, turn, "", scene.reply(event, speaker), heard)
         return batch
+
+    def add_order(self, batch: Batch, task: Kind | None) -> None:
+        """An order as if heard, to be repeated, written down, or asked about; often one of many words."""
+        order = max((random_order(self.rng) for _ in range(self.rng.randint(1, 2))), key=lambda one: len(one.slots()))
+        words = random_spoken_form(order, self.rng)
+        heard = self.as_if_heard(words)
+        if task:
+            learned = lesson(task, order, words, self.rng)
+            self.add_prompt(batch, [], Turn(spoken=True), learned.instruction, learned.answer, heard)
+        elif self.rng.random() < 0.2:
+            self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {words}", heard)
+        else:
+            reply = Scene().reply(Event(words, order=order), None)
+            speaker = self.writer.speaker(self.rng.randint(0, 3))
+            self.add_prompt(batch, [], Turn(spoken=True, speaker=speaker), "", reply, heard)
 
 
 def cut(waveform: Waveform, span: tuple[int, int], lead: int, tail: int) -> Waveform:

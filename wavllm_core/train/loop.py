@@ -49,7 +49,7 @@ class Trainer:
         config = RollingConfig.from_json(recipe.model)
         self.corpus = Corpus(recipe.corpus)
         template = PromptTemplate(load_tokenizer(recipe.tokenizer), config.system_prompt)
-        self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, self.data_seed(0))
+        self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, self.data_seed(0), recipe.lessons)
         self.model = RollingWavLLM(config)
         init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
         self.heads = Heads(self.model, len(self.maker.symbol_ids), self.maker.speakers)

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from wavllm_core.errors import InputError
 from wavllm_core.train.augment import Augmentation
+from wavllm_core.train.lessons import Kind
 
 _STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
@@ -47,7 +48,8 @@ class Recipe:
     margin_steps: int = 0  # over which it grows from 0
     batch_seconds: float = 60.0
     max_seconds: float = 15.0
-    text_rows: int = 0  # typed conversations in each step
+    text_rows: int = 0  # typed conversations, or orders as if heard, in each step
+    lessons: dict[Kind, float] = field(default_factory=dict)  # share of batches with it
     sources: dict[str, float] = field(default_factory=dict)  # how often a clip of each source is drawn
     augmentation: Augmentation = field(default_factory=Augmentation)
     weight_decay: float = 0.01
