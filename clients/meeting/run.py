@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,8 @@ from clients.meeting.log import MeetingLog
 from clients.meeting.minutes import CAUTION, NOT_WRITTEN, clock, write_minutes
 from clients.meeting.record import MeetingRecord, SpokenLine
 from clients.realtime import DEFAULT_URL, SAMPLE_RATE, ClientError, Conversation, connect
-from clients.speaker import open_microphone
+from clients.retry import Backoff, first
+from clients.sound import Sound, keep_open
 
 RECORD: Final = "meeting.db"
 PAUSE_MS: Final = 300  # that ends a line; people wait less for each other than for an assistant
@@ -66,17 +67,18 @@ async def hold_meeting(
     return files
 
 
-async def _attend(conversation: Conversation, log: MeetingLog, console: Console, work: AsyncIterator[None]) -> None:
+async def _attend(
+    conversation: Conversation, log: MeetingLog, console: Console, work: Coroutine[None, None, None]
+) -> None:
     """Show what comes while `work` goes on."""
     try:
         with Live(console=console, transient=True, auto_refresh=False) as live:
             async with asyncio.TaskGroup() as tasks:
                 reader = tasks.create_task(_show(conversation, log, live), name="show meeting")
-                async for _ in work:
-                    pass
+                await work
                 reader.cancel()
     except ExceptionGroup as group:
-        raise group.exceptions[0] from group
+        raise first(group) from group
 
 
 async def _show(conversation: Conversation, log: MeetingLog, live: Live) -> None:
@@ -96,7 +98,7 @@ async def _show(conversation: Conversation, log: MeetingLog, live: Live) -> None
 
 async def _play(
     lines: Sequence[Line], conversation: Conversation, log: MeetingLog, speed: float, patience_seconds: float
-) -> AsyncIterator[None]:
+) -> None:
     """Recordings as if they were heard now; each is waited for before what follows it."""
     for line in lines:
         if line.text is not None:
@@ -107,21 +109,20 @@ async def _play(
         while quiet_seconds < patience_seconds * speed and (quiet_seconds < 2 * PAUSE_MS / 1000 or not log.settled):
             await stream(conversation, [np.zeros(CHUNK_SAMPLES, np.float32)], speed)
             quiet_seconds += CHUNK_SAMPLES / SAMPLE_RATE
-        yield
 
 
-async def _listen(
-    conversation: Conversation, log: MeetingLog, console: Console, device: str | None
-) -> AsyncIterator[None]:
-    """The microphone, and questions from the keyboard."""
-    typed = _typed_lines()
-    with open_microphone(device) as microphone:
-        console.print(f"Listening to {microphone.name}. Type a question, or /name 1 Anna; Ctrl-C ends the meeting.")
-        async for waveform in microphone:
-            await conversation.send_audio(waveform)
+async def _listen(conversation: Conversation, log: MeetingLog, console: Console, device: str | None) -> None:
+    """The microphone, over its losses, and questions from the keyboard."""
+    typed, sound = _typed_lines(), Sound(device)
+    sound.playback = None  # nobody is spoken to
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(keep_open(sound, console.print, Backoff()), name="hold the microphone")
+        console.print("Listening. Type a question, or /name 1 Anna; Ctrl-C ends the meeting.")
+        while True:
+            if (waveform := await sound.microphone.hear()) is not None:
+                await conversation.send_audio(waveform)
             while not typed.empty():
                 await conversation.send(to_event(typed.get_nowait(), log))
-            yield
 
 
 def to_event(typed: str, log: MeetingLog) -> dict[str, object]:

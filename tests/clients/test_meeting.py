@@ -124,7 +124,7 @@ def test_a_typed_line_is_a_question_or_a_name(record: MeetingRecord) -> None:
 
 async def test_a_meeting_from_recordings_to_minutes(tmp_path: Path) -> None:
     engine, screen = ScriptedEngine(), io.StringIO()
-    first = waveform(silence(400), speech(900, 1), silence(500), speech(2_600, 2), speech(2_600, 3), silence(100))
+    first = waveform(silence(400), speech(900, 1), silence(500), speech(4_100, 2), speech(4_100, 3), silence(100))
     later = waveform(silence(200), speech(800, 2), silence(100))
     lines = [Line(waveform=first), Line(text="who said voice 2"), Line(waveform=later)]
     async with running(engine) as port:
