@@ -83,8 +83,7 @@ class Attribution:
         """The same of an item; what was typed has no voice."""
         if self.settings.policy != "require" or item is None or not item.spoken:
             return None
-        voice = self.speakers.find(item.speaker or 0)
-        return None if voice and voice.person else NOT_KNOWN
+        return self.refusal(None if item.voice is None else self.speakers.guess(item.voice))
 
     async def name(self, wanted: SpeakerName) -> None:
         """Call a voice by name from now on. Raises ProtocolError when it cannot be, or cannot be enrolled."""
