@@ -223,6 +223,7 @@ class Responses:
             await self._end(response, "failed", failure=failure)
             return
         context = self._open_context() if response.out_of_band else self._context
+        response.context = context
         work = self._generate(response.id, response.plan, response.pace, context)
         response.task = self._tasks.create_task(work, name=f"reply {response.id}")
         if context is not self._context:

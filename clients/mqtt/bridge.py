@@ -18,6 +18,7 @@ from agent.protocol.errors import ProtocolError
 from clients.mqtt.audio import AudioFeed
 from clients.mqtt.calls import REPLY_TO_CALLS, Calls, Offer, Result
 from clients.mqtt.lines import MAX_ATTEMPTS, Lines
+from clients.mqtt.store import Memory, Remembered
 from clients.mqtt.topics import AudioChunk, Line, Values, error_values
 from clients.realtime import SAMPLE_RATE, ClientError, Conversation, Event, connect
 from clients.retry import Backoff, first
@@ -118,20 +119,25 @@ class Bridge:
         publish: Callable[[str, Values], Awaitable[None]],
         clock: Callable[[], float],
         voice: Callable[[str, bytes], Awaitable[None]] | None = None,
+        memory: Memory | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
-        """voice: is given what a reply, by its id, sounds like; without it replies come in writing alone"""
+        """voice: is given what a reply, by its id, sounds like; without it replies come in writing alone
+        remembered: what `memory` knows from an earlier life
+        """
+        remembered, self._memory = remembered or Remembered(), memory or Memory(None, "")
         self._url, self._limits, self._publish, self._clock = url, limits, publish, clock
         self._voice = voice
         self._mailbox: asyncio.Queue[Line | Offer | Result | _AudioWaits | _Muted | _Report] = asyncio.Queue(
             MAILBOX_MESSAGES
         )
         self._feed = AudioFeed(limits.stall_s, clock)
-        self._lines = Lines()
+        self._lines = Lines(remembered.answered, remembered.waiting)
         self._talk: _Talk | None = None
         self._connection: asyncio.Task[None] | None = None
         self._epoch = 0  # of the connection; what an older one reports is void
         self._active_s = clock()  # when somebody said something last
-        self._muted = False
+        self._muted = remembered.muted
         self._offer: Offer | None = None
         self._told_state: tuple[str, bool] | None = None
         self._unreachable = False
@@ -172,6 +178,8 @@ class Bridge:
         """Serve the device until cancelled; no task outlives this call."""
         async with asyncio.TaskGroup() as tasks:
             while True:
+                self._connect_if_needed(tasks)
+                await self._ask_next()
                 await self._tell_state()
                 try:
                     async with asyncio.timeout_at(self._deadline_s()):
@@ -180,10 +188,11 @@ class Bridge:
                     await self._overdue()
                 else:
                     await self._handle(message)
-                if self._connection is None and (self._lines or not self._feed.empty):
-                    work = self._stay_connected(self._epoch)
-                    self._connection = tasks.create_task(work, name="talk to the server")
-                await self._ask_next()
+
+    def _connect_if_needed(self, tasks: asyncio.TaskGroup) -> None:
+        if self._connection is None and (self._lines or not self._feed.empty):
+            work = self._stay_connected(self._epoch)
+            self._connection = tasks.create_task(work, name="talk to the server")
 
     @property
     def state(self) -> Values:
@@ -238,8 +247,10 @@ class Bridge:
                     await self._talk.send(message.event)
             case Result() if self._talk:
                 await self._conclude(self._talk, self._talk.calls.end(message))
-            case _Muted() if self._muted:
-                await self._forget_speech()
+            case _Muted():
+                await self._memory.mute(self._muted)
+                if self._muted:
+                    await self._forget_speech()
             case _Report(epoch, news) if epoch == self._epoch:
                 if isinstance(news, Conversation):
                     calls = Calls(self._limits.call_s, self._clock)
@@ -255,12 +266,12 @@ class Bridge:
     async def _accept(self, line: Line) -> None:
         self._active_s = self._clock()
         try:
-            reply = self._lines.accept(line)
+            if self._lines.accept(line):
+                await self._memory.accept(line)
         except ProtocolError as error:
             await self._complain(error.code, error.message, line.id)
-        else:
-            if reply is not None:
-                await self._publish("reply", reply)
+        if (reply := self._lines.reply(line.id)) is not None:
+            await self._publish("reply", reply)
 
     async def _conclude(self, talk: _Talk, events: list[Event]) -> None:
         """Tell the server what came of calls; when that was all of them, it answers."""
@@ -356,6 +367,7 @@ class Bridge:
 
     async def _settle(self, reply: Values) -> None:
         self._lines.answer(reply)
+        await self._memory.answer(reply)  # before anybody is told
         await self._publish("reply", reply)
 
     async def _complain(self, code: str, message: str, about: str | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, ClassVar, Final, Self
@@ -38,6 +38,7 @@ class Message:
     topic: str
     payload: bytes
     retain: bool = False
+    confirmed: Callable[[], None] | None = None  # to be told that the broker has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,26 @@ async def test_what_was_prepared_is_not_read_again(engine: LiveEngine, talk: Liv
     assert sum(read) < 10
 
 
+async def test_what_a_prompt_was_made_of_is_told(engine: LiveEngine, talk: LiveContext) -> None:
+    assert talk.prompt_usage() is None
+    past = [Exchange("one two three", reply="four")]
+    history = [*past, Exchange("five six")]
+    for cached in (False, True):
+        await words(talk.reply("", history, SHORT))
+        used = talk.prompt_usage()
+        assert used is not None
+        assert used.tokens == len(engine.core.language.planner.plan(history, "", SHORT.max_tokens).keys)
+        assert used.cached_tokens == cached * used.tokens
+    await words(talk.reply("", [*past, Exchange("seven")], SHORT))  # the past is there, the question is new
+    used = talk.prompt_usage()
+    assert used is not None
+    assert 0 < used.cached_tokens < used.tokens
+    await words(talk.reply("be brief", history, SHORT))  # another gate: nothing of it can be kept
+    used = talk.prompt_usage()
+    assert used is not None
+    assert used.cached_tokens == 0
+
+
 async def test_history_and_instructions_change_the_answer(talk: LiveContext) -> None:
     heard = Exchange(heard=await hear(talk, noise(12_000), 640))
     drawn = Sampling(max_tokens=40, temperature=2.0, seed=1)
@@ -174,8 +195,8 @@ async def test_a_closed_iterator_stops_the_work(engine: LiveEngine, talk: LiveCo
     assert await words(talk.reply("", [Exchange(text="one")], SHORT)) == alone(engine, [Exchange(text="one")])
 
 
-async def test_a_client_that_vanishes_leaves_nothing(engine: LiveEngine) -> None:
-    """In the middle of an utterance, of a reply, of a transcript; the fixture counts what is left."""
+async def vanish(engine: LiveEngine) -> None:
+    """In the middle of an utterance, of a reply, of a transcript."""
     talk = engine.open_context()
     utterance = talk.open_utterance()
     utterance.push(noise(30_000))
@@ -194,6 +215,24 @@ async def test_a_client_that_vanishes_leaves_nothing(engine: LiveEngine) -> None
     talk.prepare("", [])
     talk.speculate("", [Exchange(text="one")], SHORT)
     await asyncio.gather(reply.aclose(), transcript.aclose())
+
+
+def tensor_bytes() -> int:
+    """Of all that is alive in this process."""
+    gc.collect()
+    alive = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in alive}.values())
+
+
+async def test_a_client_that_vanishes_leaves_nothing(engine: LiveEngine) -> None:
+    """No slot and no stream, which the fixture counts, and no tensor."""
+    await vanish(engine)  # gates are made once
+    await engine.load_figures()
+    before = tensor_bytes()
+    for _ in range(3):
+        await vanish(engine)
+    await engine.load_figures()
+    assert tensor_bytes() == before
 
 
 async def test_an_utterance_of_nothing_is_refused_and_others_go_on(talk: LiveContext) -> None:

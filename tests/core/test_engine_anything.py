@@ -15,9 +15,9 @@ from tests.core.tiny import tiny_checkpoint
 from wavllm_core.checkpoint import Checkpoint
 from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.core import Core, EngineLimits, rolling
-from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.engine.talk import Answer, Talk
+from wavllm_core.engine.utterances import Hearing
 from wavllm_core.errors import CoreError
 
 SAMPLINGS = (Sampling(6), Sampling(6, temperature=1.5, seed=4))

@@ -10,10 +10,10 @@ from tests.core.test_engine import SHORT, noise
 from tests.core.tiny import tiny_checkpoint
 from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.core import Core, EngineLimits, rolling
-from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.engine.talk import Kind, Piece, Talk
 from wavllm_core.engine.talks import MAX_PREFILL
+from wavllm_core.engine.utterances import Hearing
 from wavllm_core.errors import CoreError
 
 PAST = [Exchange(text=f"order number {i}", reply="three times a mocha") for i in range(9)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.core.tiny_hf import noise, tiny_wavllm
 from wavllm_core.engine.api import Heard
 from wavllm_core.engine.exact import ExactHearings, ExactLimits
-from wavllm_core.engine.hearing import Hearing
+from wavllm_core.engine.utterances import Hearing
 from wavllm_core.errors import CoreError, InputError
 from wavllm_core.hf.live import MARGIN_SECONDS, LiveStockEncoders
 from wavllm_core.hf.processor import WavLLMFeatureExtractor

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 
 from wavllm_core.checkpoint import Checkpoint
-from wavllm_core.engine.api import Heard
 from wavllm_core.engine.decoder import Decoder
 from wavllm_core.engine.decoding import Decoding
 from wavllm_core.engine.encoders import RollingEncoders
-from wavllm_core.engine.hearing import Hearing, Hearings, Waveform
+from wavllm_core.engine.hearing import Hearings
 from wavllm_core.engine.language import Language
 from wavllm_core.engine.load import Load, Meter
 from wavllm_core.engine.speculation import Speculation, SpeculationLimits
 from wavllm_core.engine.talk import Talk
 from wavllm_core.engine.talks import Talks
+from wavllm_core.engine.utterances import Hearing, Utterances
 from wavllm_core.errors import CoreError
 
 MIB = 2**20
@@ -45,28 +45,7 @@ class EngineLimits:
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
 
-class Listening(Protocol):
-    """Utterances and their encoders, of either kind."""
-
-    open: list[Hearing]
-
-    def push(self, hearing: Hearing, waveform: Waveform) -> None:
-        """More audio."""
-
-    def ask(self, hearing: Hearing, answer: Callable[[Heard | CoreError], None]) -> None:
-        """Have `answer` called with what was heard so far."""
-
-    def close(self, hearing: Hearing) -> None:
-        """Forget an utterance."""
-
-    def due(self) -> float | None:
-        """When the most urgent work is due."""
-
-    def step(self) -> float:
-        """Do it; returns since when it waited."""
-
-
-OpenModel = Callable[[EngineLimits, Callable[[], float], Meter], tuple[Language, Listening]]
+OpenModel = Callable[[EngineLimits, Callable[[], float], Meter], tuple[Language, Utterances]]
 
 
 def rolling(checkpoint: Checkpoint) -> OpenModel:

@@ -7,7 +7,6 @@ others wait, what was committed stays instead, and only the rest is new to the l
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,12 +16,11 @@ import torch
 from torch import Tensor
 
 from wavllm_core.engine.api import SAMPLE_RATE, Heard
-from wavllm_core.engine.hearing import TAIL_DUE_S, Hearing, Waveform
 from wavllm_core.engine.kv import name_vectors
-from wavllm_core.errors import CoreError, InputError
+from wavllm_core.engine.utterances import TAIL_DUE_S, Hearing, Utterances, Waveform
+from wavllm_core.errors import InputError
 from wavllm_core.hf.live import LiveStockEncoders, OpenTurn
 
-log = logging.getLogger(__name__)
 Voice = Callable[[Tensor], npt.NDArray[np.float32]]
 
 
@@ -36,7 +34,7 @@ class ExactLimits:
     turns_per_step: int = 8
 
 
-class ExactHearings:
+class ExactHearings(Utterances):
     """All utterances that stock encoders listen to."""
 
     def __init__(
@@ -48,9 +46,9 @@ class ExactHearings:
         limits: ExactLimits | None = None,
     ) -> None:
         """`voice` tells who spoke, from a whole waveform, (samples,), as a vector of length 1."""
-        self.encoders, self.voice, self.clock = encoders, voice, clock
+        super().__init__(clock)
+        self.encoders, self.voice = encoders, voice
         self.queue_wait_ms, self.limits = queue_wait_ms, limits or ExactLimits()
-        self.open: list[Hearing] = []
         self._turns: dict[Hearing, OpenTurn] = {}
         self._encoded: dict[Hearing, int] = {}  # samples at the last hop
         self._committed: dict[Hearing, list[int]] = {}  # names of the vectors that hops committed
@@ -79,34 +77,12 @@ class ExactHearings:
             hearing.heard = None
             self._show(hearing, turn.committed, self._committed.get(hearing, []))
 
-    def ask(self, hearing: Hearing, answer: Callable[[Heard | CoreError], None]) -> None:
-        """Have `answer` called with what was heard up to the last sample."""
-        if hearing.heard:
-            answer(hearing.heard)
-        elif hearing not in self.open:
-            answer(InputError("the utterance was cancelled"))
-        elif hearing.error:
-            answer(hearing.error)
-        else:
-            hearing.asked.append(answer)
-            hearing.since = self.clock()
-
-    def close(self, hearing: Hearing) -> None:
-        """Forget an utterance; harmless when it is forgotten already."""
-        if hearing in self.open:
-            self._fail(hearing, InputError("the utterance was cancelled"))
-            self.open.remove(hearing)
-
-    def due(self) -> float | None:
-        """When the most urgent work is due; None: there is none."""
-        return min((self._due(hearing) for hearing in self.open if self._ready(hearing)), default=None)
-
     def step(self) -> float:
         """Encode the most urgent turns, ends first; returns since when the first of them waited."""
-        ready = sorted((hearing for hearing in self.open if self._ready(hearing)), key=self._due)
+        ready = self._by_urgency()
         ends = [hearing for hearing in ready if hearing.asked]
         chosen = (ends or ready)[: self.limits.turns_per_step]
-        self._encode_or_fail(chosen, self._finish if ends else self._hop)
+        self._together(chosen, self._finish if ends else self._hop)
         return ready[0].since
 
     def _ready(self, hearing: Hearing) -> bool:
@@ -120,19 +96,6 @@ class ExactHearings:
         hop_s = self.limits.busy_hop_s if self.busy else self.limits.hop_s
         new = turn.samples - less - self._encoded.get(hearing, 0) if turn else 0
         return new >= hop_s * SAMPLE_RATE
-
-    def _encode_or_fail(self, chosen: list[Hearing], work: Callable[[list[Hearing]], None]) -> None:
-        try:
-            work(chosen)
-        except (CoreError, RuntimeError, ValueError) as error:  # one is at fault, and the others go on
-            if len(chosen) > 1:
-                for hearing in chosen:
-                    self._encode_or_fail([hearing], work)
-            elif isinstance(error, CoreError):
-                self._fail(chosen[0], error)
-            else:
-                log.exception("an utterance failed")
-                self._fail(chosen[0], CoreError(f"encoding failed: {error}"))
 
     def _hop(self, chosen: list[Hearing]) -> None:
         turns = [self._turns[hearing] for hearing in chosen]
@@ -161,15 +124,6 @@ class ExactHearings:
         if hearing.told:
             hearing.told(hearing)
 
-    def _answer(self, hearing: Hearing, outcome: Heard | CoreError) -> None:
-        answers, hearing.asked = hearing.asked, []
-        for answer in answers:
-            answer(outcome)
-
-    def _fail(self, hearing: Hearing, error: CoreError) -> None:
-        """Let go of everything but the reason."""
-        hearing.error = hearing.error or error
-        hearing.parts, hearing.names, hearing.heard = [], [], None
+    def _let_go(self, hearing: Hearing) -> None:
         for kept in (self._turns, self._encoded, self._committed):
             kept.pop(hearing, None)
-        self._answer(hearing, hearing.error)

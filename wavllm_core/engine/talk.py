@@ -9,10 +9,10 @@ from typing import Literal
 from torch import Tensor
 
 from wavllm_core.engine.api import Exchange, Sampling
-from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.kv import Slot
 from wavllm_core.engine.planner import Plan
 from wavllm_core.engine.sampling import Chooser, Spelling
+from wavllm_core.engine.utterances import Hearing
 from wavllm_core.errors import CoreError
 
 FIRST_TOKEN_DUE_S = 0.02

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.api import Exchange, PromptUsage, Sampling
 from wavllm_core.engine.decoding import Decoding
-from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.kv import KeyValueStore
 from wavllm_core.engine.language import Language
 from wavllm_core.engine.llama import Row
@@ -23,6 +22,7 @@ from wavllm_core.engine.planner import Plan
 from wavllm_core.engine.sampling import Chooser, Spelling, choose
 from wavllm_core.engine.speculation import Speculation
 from wavllm_core.engine.talk import HISTORY_DUE_S, LISTENING_DUE_S, Answer, Kind, Piece, Talk
+from wavllm_core.engine.utterances import Hearing
 from wavllm_core.errors import CoreError, InputError
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,12 @@ class Talks:
         history: Sequence[Exchange],
         sampling: Sampling,
         sink: Callable[[Piece], None] | None,
+        begun: Callable[[PromptUsage], None] = lambda _: None,
     ) -> Answer | None:
-        """Begin to answer, or hand over what was speculated. None where that failed, as `sink` was told."""
+        """Begin to answer, or hand over what was speculated. None where that failed, as `sink` was told.
+
+        begun: is told what the prompt is made of, before `sink` is told anything
+        """
         try:
             if talk not in self.open:
                 raise InputError("the conversation is closed")
@@ -119,6 +123,7 @@ class Talks:
                 sink(error if isinstance(error, CoreError) else InputError(f"the conversation cannot be read: {error}"))
             return None
         talk.reply_tokens = sampling.max_tokens
+        begun(PromptUsage(len(plan.keys), talk.slot.common(plan.keys, plan.instruction) if talk.slot else 0))
         if kind == "reply" and (ready := self._adopt(talk, plan, sampling, sink)):
             return ready
         self._drop_speculation(talk)
@@ -274,16 +279,21 @@ class Talks:
 
     def _last_states(self, rows: list[Row]) -> Tensor:
         """Do a step; returns where each row ends, (rows, dim) before the last norm."""
-        replayed = [i for i, row in enumerate(rows) if row.inputs is None] if self.decoding else []
-        order = [*(i for i in range(len(rows)) if i not in replayed), *replayed]
-        parts = []
-        if read := [rows[i] for i in order[: len(rows) - len(replayed)]]:
-            states = self.language.llama.step(self.store, read)
-            ends = torch.tensor([len(row.keys) for row in read]).cumsum(0) - 1
-            parts.append(states[ends.to(states.device)])
-        if self.decoding and replayed:
-            parts.append(self.decoding.step([rows[i] for i in replayed]))
-        return torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]
+        if self.decoding is None:
+            return self._read(rows)
+        tokens = torch.tensor([row.inputs is None for row in rows])
+        llama = self.language.llama
+        states = torch.empty(len(rows), llama.shape.dim, dtype=llama.dtype, device=llama.device)
+        if read := [row for row in rows if row.inputs is not None]:  # first, as it is what may fail
+            states[~tokens] = self._read(read)
+        if decoded := [row for row in rows if row.inputs is None]:
+            states[tokens] = self.decoding.step(decoded)
+        return states
+
+    def _read(self, rows: list[Row]) -> Tensor:
+        states = self.language.llama.step(self.store, rows)
+        ends = torch.tensor([len(row.keys) for row in rows]).cumsum(0) - 1
+        return states[ends.to(states.device)]
 
     def _tell(self, told: list[tuple[Talk, Answer, Tensor]]) -> None:
         """Take the next token of each answer, from the state of what precedes it."""
