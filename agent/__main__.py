@@ -173,6 +173,29 @@ def speaker(
         asyncio.run(run())
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def meeting(
+    lines: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE | --text QUESTION ...]", help="Recordings; none: the microphone."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the record and the minutes.")] = Path("runs/meeting"),
+    url: Url = URL,
+    mic: Annotated[bool, typer.Option("--mic", help="Listen to the microphone; type questions meanwhile.")] = False,
+    device: Annotated[str | None, typer.Option(help="Microphone, by name or number.")] = None,
+    speed: Annotated[float, typer.Option(min=0.1, help="At which recordings are played; 1 is real time.")] = 1.0,
+) -> None:
+    """Show who says what in a meeting, answer questions about it, and write its minutes."""
+    from clients.file import parse_lines
+    from clients.meeting.run import hold_meeting
+
+    if mic == bool(lines):
+        raise typer.BadParameter("either --mic or recordings", param_hint="FILE")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(hold_meeting(parse_lines(lines or []), console(), out, url, device=device, speed=speed))
+    print(f"minutes: {out}/minutes.md, .json and .vtt")
+
+
 @app.command()
 def demo(
     port: Annotated[int | None, typer.Option(help="Of the server; 0: any free one.")] = None,

@@ -24,6 +24,7 @@ from agent.voices.voiced import measure_voicing
 from wavllm_core.engine.api import Heard
 
 NOT_KNOWN: Final = "the voice is none of those that are known here, and no other is answered"
+NEW_FROM_S: Final = 2.0  # of speech, where turns are split: a piece of one is often too short to be somebody new
 CANNOT_ENROL: Final = "this server lets no client enrol voices"
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class Attribution:
         """Note who said an item, and say so. `start_ms`: of the item in the audio of the session, where known."""
         if self.settings.policy == "off":
             return
-        guess = self.speakers.assign(heard.speaker_vector, heard.seconds)
+        new_from_s = NEW_FROM_S if self.settings.split_turns else 0.0
+        guess = self.speakers.assign(heard.speaker_vector, heard.seconds, new_from_s)
         item.speaker, item.voice = guess.number, heard.speaker_vector
         self._conversation.names = self.speakers.names
         span = None if start_ms is None else (start_ms, start_ms + round(1000 * heard.seconds))
@@ -81,8 +83,7 @@ class Attribution:
         """The same of an item; what was typed has no voice."""
         if self.settings.policy != "require" or item is None or not item.spoken:
             return None
-        voice = self.speakers.find(item.speaker or 0)
-        return None if voice and voice.person else NOT_KNOWN
+        return self.refusal(None if item.voice is None else self.speakers.guess(item.voice))
 
     async def name(self, wanted: SpeakerName) -> None:
         """Call a voice by name from now on. Raises ProtocolError when it cannot be, or cannot be enrolled."""

@@ -6,15 +6,14 @@ given one later.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.voices.people import MAX_UTTERANCES, People, likeness
+from agent.voices.people import People, likeness
 from agent.voices.store import Person
 from wavllm_core.voices import VoiceScale
 
@@ -49,6 +48,15 @@ class SpeakerGuess:
         return self.name or f"speaker {self.number}"
 
 
+class Match(NamedTuple):
+    """How well a voice fits."""
+
+    margin: float  # above what is needed
+    similarity: float
+    number: int
+    person: Person | None
+
+
 @dataclass(slots=True)
 class Voice:
     """One voice of the conversation."""
@@ -57,13 +65,20 @@ class Voice:
     mean: Vector  # (dim,), weighted by seconds, not normalised
     seconds: float
     person: Person | None = None
-    name: str | None = None  # given here, to a voice that is not enrolled
-    vectors: deque[Vector] = field(default_factory=lambda: deque(maxlen=MAX_UTTERANCES))  # the newest utterances
+    name: str | None = None  # given here
 
-    def similarity(self, vector: Vector) -> float:
-        """To what it was here, or when it was enrolled, whichever is more."""
-        enrolled = likeness(self.person.vectors.mean(axis=0), vector) if self.person else -1.0
-        return max(likeness(self.mean, vector), enrolled)
+    @property
+    def called(self) -> str | None:
+        """By people; None: it has no name."""
+        return self.name or (self.person.name if self.person else None)
+
+    def match(self, vector: Vector, scale: VoiceScale) -> Match:
+        """To what it was here, or when it was enrolled, whichever fits better."""
+        here = likeness(self.mean, vector)
+        matches = [Match(here - scale.same_similarity, here, self.number, self.person)]
+        if self.person:
+            matches.append(_enrolled(self.person, vector, scale, self.number))
+        return max(matches, key=_margin)
 
 
 class Speakers:
@@ -73,42 +88,41 @@ class Speakers:
         self._scale, self._known = scale, list(known)
         self.voices: list[Voice] = []
 
-    def assign(self, vector: Vector, seconds: float) -> SpeakerGuess:
-        """Take `vector`, (dim,), for the most similar voice, or for a new one when none is similar enough."""
-        guess, vector = self.guess(vector), _normalised(vector)
+    def assign(self, vector: Vector, seconds: float, new_from_s: float = 0.0) -> SpeakerGuess:
+        """Take `vector`, (dim,), for the most similar voice, or for a new one when none is similar enough.
+
+        new_from_s: less speech than this is taken for the nearest known voice, as it says too little of a new one
+        """
+        guess, vector = self.guess(vector, may_be_new=seconds >= new_from_s), _normalised(vector)
         if guess.number > len(self.voices):
             person = next((person for person in self._known if person.id == guess.person_id), None)
             self.voices.append(Voice(guess.number, vector, min(seconds, MAX_WEIGHT_S), person))
         else:
             voice = self.voices[guess.number - 1]
+            if voice.match(vector, self._scale).margin < 0:  # taken for it only for want of a better one
+                return guess
             total = voice.seconds + seconds
             voice.mean += np.float32(seconds / max(total, 1e-9)) * (vector - voice.mean)
             voice.seconds = min(total, MAX_WEIGHT_S)
-        self.voices[guess.number - 1].vectors.append(vector)
         return guess
 
-    def guess(self, vector: Vector) -> SpeakerGuess:
+    def guess(self, vector: Vector, may_be_new: bool = True) -> SpeakerGuess:
         """What `assign` would say, without learning from it."""
-        vector = _normalised(vector)
-        heard = [(voice.similarity(vector), voice) for voice in self.voices]
+        vector, new = _normalised(vector), len(self.voices) + 1
+        heard = [voice.match(vector, self._scale) for voice in self.voices]
         present = {voice.person.id for voice in self.voices if voice.person}
-        absent = [
-            (likeness(person.vectors.mean(axis=0), vector), person)
-            for person in self._known
-            if person.id not in present
-        ]
-        nearest, voice = max(heard, key=lambda pair: pair[0], default=(-1.0, None))
-        likest, person = max(absent, key=lambda pair: pair[0], default=(-1.0, None))
+        absent = [_enrolled(person, vector, self._scale, new) for person in self._known if person.id not in present]
         room = len(self.voices) < MAX_VOICES
-        if person and room and likest >= max(nearest, self._scale.same_similarity):
-            number = len(self.voices) + 1
-            return SpeakerGuess(number, likest, self._scale.confidence(likest), person.name, person.id)
-        if voice and (nearest >= self._scale.same_similarity or not room):
-            name, person_id = (voice.person.name, voice.person.id) if voice.person else (voice.name, None)
-            return SpeakerGuess(voice.number, nearest, self._scale.confidence(nearest), name, person_id)
-        others = max(nearest, likest)
-        doubt = self._scale.confidence(others) if heard or absent else 0.0
-        return SpeakerGuess(len(self.voices) + 1, 1.0, 1 - doubt)
+        best = max([*heard, *(absent if room else [])], key=_margin, default=None)
+        if heard and not (room and may_be_new) and (best is None or best.margin < 0):
+            best = max(heard, key=_margin)
+        elif best is None or best.margin < 0:
+            likest = max((match.similarity for match in [*heard, *absent]), default=-1.0)
+            return SpeakerGuess(new, 1.0, 1 - self._scale.confidence(likest))
+        enrolled = best.person.name if best.person else None
+        name = self.voices[best.number - 1].called if best.number < new else enrolled
+        person_id = best.person.id if best.person else None
+        return SpeakerGuess(best.number, best.similarity, self._scale.confidence(best.similarity), name, person_id)
 
     def find(self, number: int) -> Voice | None:
         """By number; None: nobody has spoken that often."""
@@ -124,8 +138,16 @@ class Speakers:
     @property
     def names(self) -> dict[int, str]:
         """Of the voices that have one, by number."""
-        named = {voice.number: voice.person.name if voice.person else voice.name for voice in self.voices}
-        return {number: name for number, name in named.items() if name}
+        return {voice.number: voice.called for voice in self.voices if voice.called}
+
+
+def _enrolled(person: Person, vector: Vector, scale: VoiceScale, number: int) -> Match:
+    similarity = likeness(person.vectors.mean(axis=0), vector)
+    return Match(similarity - scale.limit_to_know, similarity, number, person)
+
+
+def _margin(match: Match) -> float:
+    return match.margin
 
 
 def _normalised(vector: Vector) -> Vector:

@@ -114,7 +114,7 @@ async def _say(line: Line, conversation: Conversation, log: TurnLog, patience_se
         await conversation.send_text(line.text)
     elif line.waveform is not None:
         lead = np.zeros(round(LEAD_SECONDS * SAMPLE_RATE), np.float32)
-        await _stream(conversation, _chunks(np.concatenate([lead, line.waveform])))
+        await stream(conversation, chunks(np.concatenate([lead, line.waveform])))
 
     def quiet() -> Iterator[Waveform]:
         seconds = 0.0
@@ -122,18 +122,19 @@ async def _say(line: Line, conversation: Conversation, log: TurnLog, patience_se
             yield np.zeros(CHUNK_SAMPLES, np.float32)
             seconds += CHUNK_SAMPLES / SAMPLE_RATE
 
-    await _stream(conversation, quiet())
+    await stream(conversation, quiet())
 
 
-async def _stream(conversation: Conversation, chunks: Iterable[Waveform]) -> None:
-    """Send each chunk when a microphone would have it: once its last sample has been spoken."""
+async def stream(conversation: Conversation, pieces: Iterable[Waveform], speed: float = 1.0) -> None:
+    """Send each piece when a microphone would have it: once its last sample has been spoken; or faster than that."""
     clock = asyncio.get_running_loop().time
     due = clock()
-    for chunk in chunks:
-        due += len(chunk) / SAMPLE_RATE
+    for chunk in pieces:
+        due += len(chunk) / SAMPLE_RATE / speed
         await asyncio.sleep(due - clock())
         await conversation.send_audio(chunk)
 
 
-def _chunks(waveform: Waveform) -> Iterator[Waveform]:
+def chunks(waveform: Waveform) -> Iterator[Waveform]:
+    """As a microphone gives it away."""
     return (waveform[start : start + CHUNK_SAMPLES] for start in range(0, len(waveform), CHUNK_SAMPLES))

@@ -31,9 +31,15 @@ class VoiceScale:
 
     fingerprint: str = ""  # of the weights that it was measured with
     same_similarity: float = 0.6  # above it two utterances are more likely of one voice: the threshold at the EER
+    known_similarity: float | None = None  # to somebody enrolled, for a name; None: the same
     slope: float = 10.0  # confidence = logistic(slope * (similarity - same_similarity)), fitted to the same pairs
     eer_percent: float | None = None  # how often that errs, either way; None: not measured
     measured_on: str = "nothing"
+
+    @property
+    def limit_to_know(self) -> float:
+        """How like somebody enrolled a voice must be, to be given the name."""
+        return self.same_similarity if self.known_similarity is None else self.known_similarity
 
     def confidence(self, similarity: float) -> float:
         """The probability of one voice, were one and two equally likely before."""

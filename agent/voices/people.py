@@ -96,7 +96,7 @@ class People:
     def _match(self, person: Person, vector: Vector) -> Match:
         similarity = likeness(person.vectors.mean(axis=0), vector)
         confidence = self.scale.confidence(similarity)
-        return Match(person, similarity, confidence, similarity >= self.scale.same_similarity)
+        return Match(person, similarity, confidence, similarity >= self.scale.limit_to_know)
 
 
 def check_voicing(utterances: Mapping[str, Voicing]) -> None:

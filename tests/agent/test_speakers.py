@@ -91,3 +91,13 @@ def test_an_unknown_voice_can_be_named() -> None:
     assert speakers.guess(near(0, 0.05, 2)).label == "Anna" and speakers.names == {1: "Anna"}
     with pytest.raises(ValueError, match="no voice 2"):
         speakers.name(2, "Ben")
+
+
+def test_too_little_speech_is_nobody_new_but_may_be_somebody_known() -> None:
+    ben = Person("Ben", near(1, 0.05, 90)[None], "w")
+    speakers = Speakers(scale(0.6), [ben])
+    heard = [(0, 0.5), (2, 1.9), (2, 2.0), (1, 0.5)]
+    numbers = [
+        speakers.assign(near(voice, 0.05, seed), s, new_from_s=2.0).number for seed, (voice, s) in enumerate(heard)
+    ]
+    assert numbers == [1, 1, 2, 3] and speakers.names == {3: "Ben"}

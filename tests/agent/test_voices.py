@@ -115,7 +115,7 @@ def test_names_that_are_not_there_are_refused_with_those_that_are(tmp_path: Path
 
 def test_vectors_of_another_model_are_never_compared(tmp_path: Path) -> None:
     open_people(tmp_path).enrol("Anna", samples(0))
-    other = open_people(tmp_path, scale=VoiceScale("other weights", 0.6, 8.0))
+    other = open_people(tmp_path, scale=VoiceScale("other weights", 0.6, slope=8.0))
     assert other.identify(near(0, 1)) is None and [person.name for person in other.refused] == ["Anna"]
     with pytest.raises(EnrolmentError, match="'anna' was enrolled with another model"):
         other.verify("anna", near(0, 1))

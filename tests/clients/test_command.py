@@ -20,13 +20,17 @@ def wavllm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_the_commands() -> None:
     done = wavllm("--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("serve", "play", "talk", "demo", "mqtt", "device"))
+    assert all(
+        command in done.stdout for command in ("serve", "play", "talk", "demo", "mqtt", "device", "meeting", "voices")
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
         (["play", "no such file.wav"], "wavllm: no such file.wav: no such file\n"),
+        (["meeting", "no such file.wav"], "wavllm: no such file.wav: no such file\n"),
+        (["voices", "--config", "none.yaml", "list"], "wavllm: none.yaml: cannot be read"),
         (["play", "--text"], "wavllm: --text needs something to say\n"),
         (["play", "--fast"], "wavllm: no such option: --fast\n"),
         (

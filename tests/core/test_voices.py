@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from wavllm_core.checkpoint import NANO
 from wavllm_core.errors import CheckpointError
-from wavllm_core.evaluate.calibrate import fit_slope
+from wavllm_core.evaluate.calibrate import STRANGERS_TAKEN, fit_slope, known_limit
 from wavllm_core.voices import SCALE, VoiceScale, fingerprint, load_scale, save_scale
 
 
@@ -31,7 +31,7 @@ def test_only_the_weights_that_make_the_vectors_name_them(tmp_path: Path) -> Non
 
 
 def test_a_scale_is_kept_for_the_weights_that_it_was_measured_with(tmp_path: Path) -> None:
-    scale = VoiceScale(weights(tmp_path), 0.4, 9.0, 8.0, "people")
+    scale = VoiceScale(weights(tmp_path), 0.4, 0.5, 9.0, 8.0, "people")
     save_scale(tmp_path, scale)
     assert load_scale(tmp_path) == scale
     weights(tmp_path, acoustic=1.0)
@@ -62,3 +62,20 @@ def test_a_slope_is_found_again() -> None:
     margins = rng.uniform(-1, 1, 50_000)
     same = rng.random(50_000) < 1 / (1 + np.exp(-6 * margins))
     assert fit_slope(margins, same) == pytest.approx(6, rel=0.05)
+
+
+def test_so_many_strangers_are_taken_for_each_person() -> None:
+    rng = np.random.default_rng(0)
+    voices = []
+    for speaker in range(20):
+        vectors = rng.normal(0, 0.2, (10, 16)) + 0.5 * rng.normal(0, 1, 16)
+        voices += [(str(speaker), (row / np.linalg.norm(row)).astype(np.float32)) for row in vectors]
+    limit = known_limit(voices)
+    means = [np.mean([v for s, v in voices if s == str(speaker)][:3], axis=0) for speaker in range(20)]
+    taken = [
+        float(mean @ v) / np.linalg.norm(mean) >= limit
+        for speaker, mean in enumerate(means)
+        for s, v in voices
+        if s != str(speaker)
+    ]
+    assert np.mean(taken) == pytest.approx(STRANGERS_TAKEN, abs=0.005)

@@ -11,11 +11,13 @@ from wavllm_core.checkpoint import load
 from wavllm_core.errors import InputError
 from wavllm_core.evaluate.listener import Listener
 from wavllm_core.evaluate.metrics import Floats, equal_error_rate
-from wavllm_core.evaluate.voices import pairs
+from wavllm_core.evaluate.voices import Voices, pairs
 from wavllm_core.train.corpus import read_pack, speech_span
 from wavllm_core.voices import VoiceScale, fingerprint
 
 NEWTON_STEPS = 30
+ENROLLED = 3  # utterances
+STRANGERS_TAKEN = 0.05  # for each person that is known
 
 
 def calibrate(pack: Path, folder: Path, source: str, split: str) -> VoiceScale:
@@ -33,8 +35,27 @@ def calibrate(pack: Path, folder: Path, source: str, split: str) -> VoiceScale:
     similarities, same = pairs(voices)
     eer_percent, threshold = equal_error_rate(similarities, same)
     measured_on = f"{len(voices)} clips of {len(set(speakers))} speakers, {source} {split} of {pack.name}"
-    slope = fit_slope(similarities - threshold, same)
-    return VoiceScale(fingerprint(folder), round(threshold, 4), round(slope, 4), round(eer_percent, 2), measured_on)
+    return VoiceScale(
+        fingerprint(folder),
+        round(threshold, 4),
+        round(known_limit(voices), 4),
+        round(fit_slope(similarities - threshold, same), 4),
+        round(eer_percent, 2),
+        measured_on,
+    )
+
+
+def known_limit(voices: Voices) -> float:
+    """Of clips compared with the mean of others' first three, all but so many are below."""
+    by_speaker: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for speaker, vector in voices:
+        by_speaker.setdefault(speaker, []).append(vector)
+    strangers = []
+    for speaker, vectors in by_speaker.items():
+        mean = np.mean(vectors[:ENROLLED], axis=0)
+        mean /= max(float(np.linalg.norm(mean)), 1e-9)
+        strangers += [float(mean @ vector) for other, vector in voices if other != speaker]
+    return float(np.quantile(strangers, 1 - STRANGERS_TAKEN))
 
 
 def fit_slope(margins: Floats, same: npt.NDArray[np.bool_]) -> float:
