@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
 URL: Final = f"ws://127.0.0.1:{PORT}/v1/realtime"
+STATE: Final = Path("~/.local/share/wavllm/mqtt.db")
 BROKER: Final = "mqtt://127.0.0.1:1883"
 Url = Annotated[str, typer.Option(metavar="URL", help="Address of the server.")]
 Broker = Annotated[
@@ -200,6 +201,7 @@ def mqtt(
     max_devices: Annotated[int, typer.Option(min=1, help="More are refused.")] = 256,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Of silence, then a conversation is closed.")] = 300.0,
     discovery_prefix: Annotated[str, typer.Option(help="Of Home Assistant; empty: do without.")] = "homeassistant",
+    state: Annotated[Path, typer.Option(help="File of what a restart must not forget.")] = STATE,
     hermes_site: Annotated[list[str] | None, typer.Option(help="Of Rhasspy, to be served; may come again.")] = None,
 ) -> None:
     """Serve devices on an MQTT broker until Ctrl-C: the gateway between them and the server."""
@@ -208,12 +210,13 @@ def mqtt(
         from clients.mqtt.bridge import BridgeLimits
         from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
         from clients.mqtt.gateway import Gateway, GatewaySettings
+        from clients.mqtt.store import open_store
 
     sites = tuple(hermes_site or ())
     settings = GatewaySettings(url, max_devices, discovery_prefix, sites, limits=BridgeLimits(idle_seconds))
-    gateway = Gateway(parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca), settings)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(gateway.run())
+    address = parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca)
+    with suppress(KeyboardInterrupt), open_store(state.expanduser()) as store:
+        asyncio.run(Gateway(address, settings, store).run())
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -55,7 +55,7 @@ class Item:
     voice: npt.NDArray[np.float32] | None = None  # (dim,), of a spoken one
     tokens: int = 0  # of its text, for usage figures
     alignment: Alignment | None = None  # of a spoken reply
-
+    aside: bool = False  # words that are none of the model's, which it is not shown
     tool: Calling | Called | None = None
 
     def to_wire(self, audio: str | None = None) -> dict[str, Any]:
@@ -203,6 +203,8 @@ def exchanges(items: Sequence[Item], waiting: bool = True) -> list[Exchange]:
     found: list[Exchange] = []
     outputs = False  # the last one is made of
     for item in items:
+        if item.aside or (item.tool and not item.text):  # the second: a model that is told of no calls
+            continue
         if item.role == "user" and outputs and item.tool:
             found[-1] = replace(found[-1], text=f"{found[-1].text}\n{item.text}")
         elif item.role == "user":

@@ -21,7 +21,7 @@ from agent.protocol.tools import FunctionTool
 from agent.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost
 from agent.tool_calls import Call, ToolCaller
 from agent.voice import VOICE_RATE
-from wavllm_core.engine.api import Engine, Exchange, Sampling
+from wavllm_core.engine.api import Context, Engine, Exchange, Sampling
 
 SPOKEN_TOKENS_PER_S: Final = 20  # as OpenAI counts the audio of replies
 
@@ -50,6 +50,7 @@ class ReplyPlan:
     tools: Sequence[FunctionTool]  # that may be called
     parallel_calls: bool
     input_tokens: tuple[int, int]  # text, audio
+    given: str | None  # words to say instead of asking the model
     after: str  # the item it answers, whatever is added meanwhile; "root": none
 
 
@@ -71,6 +72,7 @@ class Response:
     def __init__(self, events: ReplyEvents, plan: ReplyPlan, pace: Pace, around: Surroundings) -> None:
         self.events, self.plan, self.pace = events, plan, pace
         self.task: asyncio.Task[None] | None = None
+        self.context: Context | None = None  # that it is asked of
         self.item: Item | None = None  # the message that is open
         self._around = around
         self._after = plan.after
@@ -142,7 +144,7 @@ class Response:
         if self.events.empty:
             await self._open()  # a reply of no words is still a message
         tokens = self._tokens + self._around.engine.count_tokens(self.events.text)
-        if self.plan.due.overrides.say is None and tokens >= self.plan.sampling.max_tokens:
+        if self.plan.given is None and tokens >= self.plan.sampling.max_tokens:
             await self.end("incomplete", reason="max_output_tokens")
         else:
             await self.end("completed")
@@ -163,7 +165,8 @@ class Response:
         """Make the message known, if it is not."""
         if self.item is None:
             alignment = Alignment() if self.plan.speech else None
-            self.item = Item(self._around.new_id("item"), "assistant", status="in_progress", alignment=alignment)
+            item_id, aside = self._around.new_id("item"), self.plan.given is not None
+            self.item = Item(item_id, "assistant", status="in_progress", alignment=alignment, aside=aside)
             if alignment and not self.out_of_band:
                 self._around.conversation.audio.begin(self.item.id)
             before = self._place(self.item)
@@ -220,9 +223,13 @@ class Response:
 
     def _usage(self) -> dict[str, Any]:
         heard_text, heard_audio = self.plan.input_tokens
+        cached = 0
+        if usage := self.context and self.context.prompt_usage():
+            heard_audio = min(heard_audio, usage.tokens)
+            heard_text, cached = usage.tokens - heard_audio, usage.cached_tokens
         audio_tokens = round(SPOKEN_TOKENS_PER_S * self._spoken_samples / VOICE_RATE)
         inputs, outputs = heard_text + heard_audio, self._tokens + audio_tokens
-        details = {"text_tokens": heard_text, "audio_tokens": heard_audio, "cached_tokens": 0}
+        details = {"text_tokens": heard_text, "audio_tokens": heard_audio, "cached_tokens": cached}
         return {
             "total_tokens": inputs + outputs,
             "input_tokens": inputs,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
 
-from agent.conversation import Item, exchanges, instructions
+from agent.conversation import Called, Item, exchanges, instructions
 from agent.generation import (
     ReplyBegun,
     ReplyCall,
@@ -223,6 +223,7 @@ class Responses:
             await self._end(response, "failed", failure=failure)
             return
         context = self._open_context() if response.out_of_band else self._context
+        response.context = context
         work = self._generate(response.id, response.plan, response.pace, context)
         response.task = self._tasks.create_task(work, name=f"reply {response.id}")
         if context is not self._context:
@@ -236,7 +237,7 @@ class Responses:
             return self._context
 
     async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
-        caller, given = self._options.caller, plan.due.overrides.say
+        caller, given = self._options.caller, plan.given
         reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
         written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
         names = self._around.conversation.names
@@ -303,11 +304,19 @@ class Responses:
             tools,
             parallel,
             self._count_input(items, told),
+            self._given(asked, items),
             conversation.last_id or "root",
         )
 
     def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
         return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
+
+    def _given(self, asked: ResponseCreate, items: Sequence[Item]) -> str | None:
+        """What the client wants said, or what came of a call where the model has no words for that."""
+        last, caller = items[-1].tool if items else None, self._options.caller
+        if asked.say is None and caller and isinstance(last, Called):
+            return caller.phrase(last.output)
+        return asked.say
 
     def _instructions(self, items: Sequence[Item], own: str, tools: Sequence[FunctionTool]) -> str:
         told, caller = instructions(items, own), self._options.caller

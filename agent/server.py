@@ -20,6 +20,7 @@ from agent.session import SessionOptions
 from agent.speakers import SpeakerOptions
 from agent.speaking import SpeechOptions
 from agent.tool_calls import find_tool_caller
+from agent.tools.nano import NanoCaller
 from agent.vad import Vad, find_vad
 from agent.voice import Voice, find_voice
 from wavllm_core.engine.api import Engine, Sampling
@@ -87,7 +88,7 @@ def build_options(
     )
     voice = make_voice(config.voice)
     speech = SpeechOptions(voice, config.voice.timeout_ms / 1000, config.voice.lead_ms / 1000) if voice else None
-    caller = find_tool_caller(config.model.checkpoint)
+    caller = find_tool_caller(config.model.checkpoint) if config.model.checkpoint else NanoCaller()
     return SessionOptions(
         settings=SessionSettings(
             reply.instructions,

@@ -50,6 +50,9 @@ class ToolCaller(Protocol):
     def write_output(self, output: str) -> str:
         """What a call gave, as a turn of the user."""
 
+    def phrase(self, output: str) -> str | None:
+        """What to say of an output; None: the model is asked."""
+
     def reader(self, tools: Sequence[FunctionTool]) -> CallReader:
         """For one reply."""
 
@@ -75,6 +78,9 @@ class HermesCaller:
     def write_output(self, output: str) -> str:
         """As it is."""
         return f"{OUTPUT}{output}{OUTPUT_END}"
+
+    def phrase(self, output: str) -> None:
+        """The model finds the words."""
 
     def reader(self, tools: Sequence[FunctionTool]) -> HermesReader:
         """For calls of these functions."""

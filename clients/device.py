@@ -1,7 +1,8 @@
 """`wavllm device`: a reference device, which speaks and types over MQTT and prints what comes back.
 
-Shows what a device has to do: count its samples, give every line an id, repeat it until the reply is there.
-A reply that confirms an order sets its coffee machine going. Knows topics and the broker; no server.
+Shows what a device has to do: count its samples, give every line an id, repeat it until the reply is there, tell
+which functions it has and carry them out. Its own are a coffee machine and a light. Knows topics and the broker; no
+server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import new_id
-from clients.coffee import CUP_S, CoffeeMachine, confirmed_coffee
+from clients.appliances import CUP_S, Appliance, CoffeeMachine, Light, Tell
 from clients.display import latency_line
 from clients.file import CHUNK_SAMPLES, LEAD_SECONDS, Line
 from clients.mqtt import topics
@@ -33,8 +34,16 @@ from clients.turns import Latency
 REST_S: Final = 2.0  # for the transcript and the figures, which may come after the reply
 REPEAT_S: Final = 10.0  # an unanswered line, in case it or its reply was lost
 MAX_REMEMBERED: Final = 256  # ids of what arrived, to know it when it comes again
-MACHINE: Final = "coffee"  # the channel on which the machine tells its state
-STYLES: Final = {"transcript": "cyan", "reply": "green", "error": "red", MACHINE: "bold yellow"}
+MACHINE, LIGHT = "coffee", "light"  # the channels on which they tell their state
+READY: Final = "ready"  # the state when nothing more is to come
+STYLES: Final = {
+    "transcript": "cyan",
+    "reply": "green",
+    "error": "red",
+    "call": "magenta",
+    MACHINE: "bold yellow",
+    LIGHT: "bold yellow",
+}
 
 Values = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -58,6 +67,7 @@ class MqttDevice:
         self._link = Link(address, f"wavllm-device-{name}", {**down, status: 1}, backoff=backoff)
         self._unanswered: dict[str, tuple[topics.Line, asyncio.Future[Values]]] = {}
         self._spoken: asyncio.Future[Values] | None = None  # the reply to what is being said
+        self.appliances: list[Appliance] = []  # to be there before it is connected
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._next_sample = 0
 
@@ -68,10 +78,12 @@ class MqttDevice:
 
         async def greet() -> None:
             ready.set()
+            await self._offer()
             await self._repeat_lines()
 
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
                 link = tasks.create_task(self._link.run(self._receive, greet), name=f"device {self.name}")
                 repeating = tasks.create_task(self._keep_repeating(), name="repeat lines")
                 await ready.wait()
@@ -119,6 +131,8 @@ class MqttDevice:
         channel = message.topic.rpartition("/")[2]
         if channel == "status":
             self._happened("gateway", {"state": message.payload.decode(errors="replace")})
+            if message.payload == b"online" and not message.retained:  # it was restarted, and knows nothing
+                self._tasks.create_task(self._offer(), name="offer tools")
             return
         try:
             values = json.loads(message.payload)
@@ -130,6 +144,8 @@ class MqttDevice:
         if not self._is_repetition(channel, values.get("id")):
             self._settle(channel, values)
             self._happened(channel, values)
+            if channel == "call":
+                self._tasks.create_task(self._carry_out(values), name=f"carry out {values.get('id')}")
 
     def _settle(self, channel: str, values: Values) -> None:
         if channel != "reply":
@@ -151,6 +167,20 @@ class MqttDevice:
         if len(self._seen) > MAX_REMEMBERED:
             self._seen.popitem(last=False)
         return known
+
+    async def _offer(self) -> None:
+        if self.appliances:
+            offer = topics.encode({"tools": [appliance.tool for appliance in self.appliances]})
+            await self._link.outbox.put(Message(topics.topic(self.name, "tools"), offer))
+
+    async def _carry_out(self, call: Values) -> None:
+        name, arguments = call.get("name"), call.get("arguments")
+        output: Values = {"error": f"there is no function {name!r} here"}
+        for appliance in self.appliances:
+            if appliance.tool["name"] == name:
+                output = await appliance.call(arguments if isinstance(arguments, dict) else {})
+        result = topics.encode({"id": call.get("id"), "output": output})
+        await self._link.outbox.put(Message(topics.topic(self.name, "result"), result))
 
     async def _keep_repeating(self) -> None:
         while True:
@@ -198,17 +228,22 @@ async def run_device(
     except ProtocolError as error:
         raise ClientError(error.message) from error
     screen, answers = _Screen(console), []
-    async with MqttDevice(name, address, screen.show).connected() as device, asyncio.TaskGroup() as tasks:
+    device = MqttDevice(name, address, screen.show)
 
+    def state_of(channel: str) -> Tell:
         async def tell(values: Values) -> None:
-            screen.show(MACHINE, values)
-            await device.tell(MACHINE, values)
+            screen.show(channel, values)
+            await device.tell(channel, values)
 
-        screen.machine = machine = CoffeeMachine(tell, cup_s)
+        return tell
+
+    machine = CoffeeMachine(state_of(MACHINE), cup_s)
+    device.appliances = [machine, Light(state_of(LIGHT))]
+    async with device.connected(), asyncio.TaskGroup() as tasks:
         working = tasks.create_task(machine.run(), name="make coffee")
         for line in lines:
             console.print(f"\n{line.caption or line.text}", style="bold")
-            screen.expect("reply", "latency", *(["transcript"] if line.waveform is not None else []))
+            screen.expect("reply", "latency", READY, *(["transcript"] if line.waveform is not None else []))
             answer = await _say(device, line, patience_s)
             if answer.reply is None:
                 console.print(f"no answer within {patience_s:g} s", style="red")
@@ -223,14 +258,13 @@ async def run_device(
 
 
 class _Screen:
-    """Prints what the device is told, and has coffee made."""
+    """Prints what the device is told, and what its appliances do."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._missing: set[str] = set()
         self.complete = asyncio.Event()  # all that was expected has come
         self.latency: Latency | None = None  # of the last line
-        self.machine: CoffeeMachine | None = None
 
     def expect(self, *channels: str) -> None:
         self._missing, self.latency = set(channels), None
@@ -240,10 +274,9 @@ class _Screen:
         self._console.print(f"{channel:>10}  {_told(channel, values)}", style=STYLES.get(channel, "dim"))
         if channel == "latency":
             self.latency = _latency(values)
-        coffee = confirmed_coffee(str(values.get("text"))) if channel == "reply" else None
-        if coffee and self.machine and not self.machine.order(coffee):
-            self._console.print(f"the machine has too much to do for {coffee}", style="red")
         self._missing.discard(channel)
+        if channel == "state" and values.get("state") == READY and "reply" not in self._missing:
+            self._missing.discard(READY)  # calls and their replies included
         if not self._missing:
             self.complete.set()
 
@@ -272,6 +305,11 @@ def _told(channel: str, values: Values) -> str:
         return str(values.get("text") or values.get("error"))
     if channel == "latency" and (latency := _latency(values)):
         return latency_line(latency)
+    if channel == "call":
+        given = values.get("arguments") or {}
+        return f"{values.get('name')}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    if channel == LIGHT:
+        return f"{values['percent']} %"
     if channel == MACHINE and "drink" in values:
         return f"{values['state']}: {values['drink']}, cup {values['cup']} of {values['cups']}"
     return str(values.get("message") or values.get(channel) or values.get("state") or values)

@@ -18,7 +18,7 @@ import aiomqtt
 from rich.console import Console
 from rich.table import Table
 
-from clients.coffee import CUP_S
+from clients.appliances import CUP_S
 from clients.demo.run import FOLDER, free_port, read_script, running_server, serve_command
 from clients.device import MACHINE, Answer, run_device
 from clients.file import Line

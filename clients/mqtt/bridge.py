@@ -16,7 +16,9 @@ from typing import Any, Final
 
 from agent.protocol.errors import ProtocolError
 from clients.mqtt.audio import AudioFeed
+from clients.mqtt.calls import REPLY_TO_CALLS, Calls, Offer, Result
 from clients.mqtt.lines import MAX_ATTEMPTS, Lines
+from clients.mqtt.store import Memory, Remembered
 from clients.mqtt.topics import AudioChunk, Line, Values, error_values
 from clients.realtime import SAMPLE_RATE, ClientError, Conversation, Event, connect
 from clients.retry import Backoff, first
@@ -33,6 +35,7 @@ class BridgeLimits:
 
     idle_s: float = 300.0  # without anything said; then the conversation is closed
     patience_s: float = 60.0  # without a word of a reply; then the server is taken for dead
+    call_s: float = 10.0  # for a device to do what the model calls
     stall_s: float = 0.5  # without audio; then an utterance is taken for over
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -74,6 +77,7 @@ class _Talk:
     """What goes on in one conversation with the server."""
 
     conversation: Conversation
+    calls: Calls  # that the device has to answer
     heard_s: float  # when the server said something last
     speaking: bool = False  # an utterance has begun and is not over
     awaiting: bool = False  # a response to what was spoken
@@ -83,7 +87,7 @@ class _Talk:
 
     @property
     def thinking(self) -> bool:
-        return self.awaiting or self.asking or self.response is not None
+        return self.awaiting or self.asking or self.response is not None or bool(self.calls)
 
     async def send(self, event: Event) -> None:
         with suppress(ClientError):  # whoever reads from the connection reports that it is lost
@@ -115,18 +119,26 @@ class Bridge:
         publish: Callable[[str, Values], Awaitable[None]],
         clock: Callable[[], float],
         voice: Callable[[str, bytes], Awaitable[None]] | None = None,
+        memory: Memory | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
-        """voice: is given what a reply, by its id, sounds like; without it replies come in writing alone"""
+        """voice: is given what a reply, by its id, sounds like; without it replies come in writing alone
+        remembered: what `memory` knows from an earlier life
+        """
+        remembered, self._memory = remembered or Remembered(), memory or Memory(None, "")
         self._url, self._limits, self._publish, self._clock = url, limits, publish, clock
         self._voice = voice
-        self._mailbox: asyncio.Queue[Line | _AudioWaits | _Muted | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._mailbox: asyncio.Queue[Line | Offer | Result | _AudioWaits | _Muted | _Report] = asyncio.Queue(
+            MAILBOX_MESSAGES
+        )
         self._feed = AudioFeed(limits.stall_s, clock)
-        self._lines = Lines()
+        self._lines = Lines(remembered.answered, remembered.waiting)
         self._talk: _Talk | None = None
         self._connection: asyncio.Task[None] | None = None
         self._epoch = 0  # of the connection; what an older one reports is void
         self._active_s = clock()  # when somebody said something last
-        self._muted = False
+        self._muted = remembered.muted
+        self._offer: Offer | None = None
         self._told_state: tuple[str, bool] | None = None
         self._unreachable = False
 
@@ -146,15 +158,28 @@ class Bridge:
 
     def mute(self, muted: bool) -> None:
         """Be deaf, or hear again; what was being said is forgotten. Raises ProtocolError when too much waits."""
-        if self._mailbox.full():
-            raise ProtocolError("too_many_messages", "the switch is refused: too many messages wait")
+        self._put(_Muted(), "the switch")
         self._muted = muted
-        self._mailbox.put_nowait(_Muted())
+
+    def offer(self, offer: Offer) -> None:
+        """Take in what the device can do, instead of what it could. Raises ProtocolError when too much waits."""
+        self._put(offer, "the list of tools")
+
+    def answer(self, result: Result) -> None:
+        """Take in what came of a call. Raises ProtocolError when too much waits."""
+        self._put(result, f"the result of {result.call_id!r}")
+
+    def _put(self, message: Offer | Result | _Muted, name: str) -> None:
+        if self._mailbox.full():
+            raise ProtocolError("too_many_messages", f"{name} is refused: too many messages wait")
+        self._mailbox.put_nowait(message)
 
     async def run(self) -> None:
         """Serve the device until cancelled; no task outlives this call."""
         async with asyncio.TaskGroup() as tasks:
             while True:
+                self._connect_if_needed(tasks)
+                await self._ask_next()
                 await self._tell_state()
                 try:
                     async with asyncio.timeout_at(self._deadline_s()):
@@ -163,10 +188,11 @@ class Bridge:
                     await self._overdue()
                 else:
                     await self._handle(message)
-                if self._connection is None and (self._lines or not self._feed.empty):
-                    work = self._stay_connected(self._epoch)
-                    self._connection = tasks.create_task(work, name="talk to the server")
-                await self._ask_next()
+
+    def _connect_if_needed(self, tasks: asyncio.TaskGroup) -> None:
+        if self._connection is None and (self._lines or not self._feed.empty):
+            work = self._stay_connected(self._epoch)
+            self._connection = tasks.create_task(work, name="talk to the server")
 
     @property
     def state(self) -> Values:
@@ -193,12 +219,17 @@ class Bridge:
         """When to look at the clock again, should nothing come."""
         if self._talk and self._talk.asking:
             return self._talk.heard_s + self._limits.patience_s
+        if self._talk and self._talk.calls:
+            return self._talk.calls.deadline_s
         if self._connection and not self._lines:
             return max(self._active_s, self._feed.last_put_s) + self._limits.idle_s
         return None
 
     async def _overdue(self) -> None:
         """Close the conversation: nobody says anything, or the server does not answer."""
+        if self._talk and self._talk.calls and not self._talk.asking:
+            await self._conclude(self._talk, self._talk.calls.give_up())
+            return
         if self._connection:
             self._connection.cancel()
         self._connection, self._epoch = None, self._epoch + 1
@@ -206,15 +237,26 @@ class Bridge:
             await self._lost(ClientError(f"no answer within {self._limits.patience_s:g} s"))
         self._talk, self._unreachable = None, False
 
-    async def _handle(self, message: Line | _AudioWaits | _Muted | _Report) -> None:
+    async def _handle(self, message: Line | Offer | Result | _AudioWaits | _Muted | _Report) -> None:
         match message:
             case Line():
                 await self._accept(message)
-            case _Muted() if self._muted:
-                await self._forget_speech()
+            case Offer():
+                self._offer = message
+                if self._talk:
+                    await self._talk.send(message.event)
+            case Result() if self._talk:
+                await self._conclude(self._talk, self._talk.calls.end(message))
+            case _Muted():
+                await self._memory.mute(self._muted)
+                if self._muted:
+                    await self._forget_speech()
             case _Report(epoch, news) if epoch == self._epoch:
                 if isinstance(news, Conversation):
-                    self._talk, self._unreachable = _Talk(news, self._clock()), False
+                    calls = Calls(self._limits.call_s, self._clock)
+                    self._talk, self._unreachable = _Talk(news, calls, self._clock()), False
+                    if self._offer:
+                        await self._talk.send(self._offer.event)
                 elif isinstance(news, ClientError):
                     await self._lost(news)
                 elif self._talk:
@@ -224,12 +266,18 @@ class Bridge:
     async def _accept(self, line: Line) -> None:
         self._active_s = self._clock()
         try:
-            reply = self._lines.accept(line)
+            if self._lines.accept(line):
+                await self._memory.accept(line)
         except ProtocolError as error:
             await self._complain(error.code, error.message, line.id)
-        else:
-            if reply is not None:
-                await self._publish("reply", reply)
+        if (reply := self._lines.reply(line.id)) is not None:
+            await self._publish("reply", reply)
+
+    async def _conclude(self, talk: _Talk, events: list[Event]) -> None:
+        """Tell the server what came of calls; when that was all of them, it answers."""
+        for event in events:
+            await talk.send(event)
+            talk.awaiting |= event["type"] == "response.create"
 
     async def _forget_speech(self) -> None:
         self._feed.clear()
@@ -292,19 +340,20 @@ class Bridge:
             await self._publish("reply", reply)
         elif asked and asked.id == response.line_id:
             talk.asking = False
-            if asked.verbatim:  # it is none of the conversation's business
-                for item in done["response"].get("output", []):
-                    await talk.send({"type": "conversation.item.delete", "item_id": item["id"]})
             await self._settle(reply)
         if figures := done.get("wavllm_latency"):
             await self._publish("latency", {"id": reply["id"], **figures})
+        for call in talk.calls.begin(done["response"]):
+            await self._publish("call", call)
         if talk.ask_again and asked:
             await talk.ask_for_reply(asked)
 
     async def _refused(self, talk: _Talk, error: dict[str, Any]) -> None:
         """The server complains: about the line that is asked, or about something else."""
         asked = self._lines.asked
-        if asked is None or error.get("event_id") != asked.id:
+        if error.get("event_id") == REPLY_TO_CALLS:  # somebody spoke meanwhile, and is answered
+            talk.awaiting = False
+        elif asked is None or error.get("event_id") != asked.id:
             await self._complain(error.get("code") or "server_error", error["message"])
         elif error.get("code") == ALREADY_ANSWERING:
             talk.ask_again = True
@@ -318,6 +367,7 @@ class Bridge:
 
     async def _settle(self, reply: Values) -> None:
         self._lines.answer(reply)
+        await self._memory.answer(reply)  # before anybody is told
         await self._publish("reply", reply)
 
     async def _complain(self, code: str, message: str, about: str | None = None) -> None:

@@ -16,7 +16,9 @@ from agent.protocol.errors import ProtocolError
 from clients.mqtt import discovery, hermes, topics
 from clients.mqtt.bridge import Bridge, BridgeLimits
 from clients.mqtt.broker import Arrived, BrokerAddress, Link
+from clients.mqtt.calls import read_offer, read_result
 from clients.mqtt.site import Site, SiteLimits
+from clients.mqtt.store import Memory, Store
 from clients.mqtt.topics import GATEWAY, ROOT, AudioChunk, Line, Message, Values, encode, error_values
 from clients.realtime import DEFAULT_URL, ClientError
 from clients.retry import Backoff, first
@@ -55,7 +57,9 @@ class GatewaySettings:
 class Gateway:
     """Lets devices in, one bridge each."""
 
-    def __init__(self, address: BrokerAddress, settings: GatewaySettings) -> None:
+    def __init__(self, address: BrokerAddress, settings: GatewaySettings, store: Store | None = None) -> None:
+        """store: what outlives this gateway; None: nothing does"""
+        self._store = store
         self._settings = settings
         self._home = f"{settings.discovery_prefix}/status" if settings.discovery_prefix else None
         subscriptions = {f"{ROOT}/+/{channel}": 1 for channel in topics.UP} | ({self._home: 1} if self._home else {})
@@ -82,11 +86,24 @@ class Gateway:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
+                self._recall()
                 for site in self._settings.sites:
                     self._bridge(site)
                 await self._link.run(self.receive, greet)
         except ExceptionGroup as group:
             raise first(group) from group
+
+    def _recall(self) -> None:
+        """Go on where an earlier gateway ended: deliver what was answered, answer what was asked."""
+        waiting, replies = self._store.owed() if self._store else ([], [])
+        for device, reply in replies:
+            self._link.outbox.offer(self._message(device, "reply", reply))
+        for device in waiting[: self._settings.max_devices]:
+            self._bridge(device)
+
+    def _message(self, device: str, channel: str, values: Values) -> Message:
+        receipt = Memory(self._store, device).receipt(values["id"]) if channel == "reply" else None
+        return Message(topics.topic(device, channel), encode(values), channel == "state", receipt)
 
     def receive(self, message: Arrived) -> None:
         """Take a message of the broker to where it belongs; bad ones are answered by an error."""
@@ -110,6 +127,12 @@ class Gateway:
             elif channel == "mute":
                 muted = topics.read_switch(message.payload)
                 self._bridge(device).mute(muted)
+            elif channel == "tools":
+                offer = read_offer(message.payload)
+                self._bridge(device).offer(offer)
+            elif channel == "result":
+                result = read_result(message.payload)
+                self._bridge(device).answer(result)
             else:
                 line = Line.decode(message.payload)
                 self._bridge(device).say(line)
@@ -162,21 +185,21 @@ class Gateway:
         async def publish(channel: str, values: Values) -> None:
             if channel == "error":
                 self._log_once(device, values["code"], values["message"])
-            message = Message(topics.topic(device, channel), encode(values), retain=channel == "state")
-            await self._link.outbox.put(message)
+            await self._link.outbox.put(self._message(device, channel, values))
             if device in self._sites:
                 await self._sites[device].told(channel, values)
 
         async def publish_hermes(topic: str, payload: bytes) -> None:
             await self._link.outbox.put(Message(topic, payload))
 
+        memory, remembered = Memory(self._store, device), self._store.load(device) if self._store else None
         if device not in self._settings.sites:
-            return Bridge(self._settings.url, self._settings.limits, publish, clock)
+            return Bridge(self._settings.url, self._settings.limits, publish, clock, None, memory, remembered)
 
         async def voice(reply_id: str, pcm: bytes) -> None:
             await self._sites[device].voice(reply_id, pcm)
 
-        bridge = Bridge(self._settings.url, self._settings.limits, publish, clock, voice)
+        bridge = Bridge(self._settings.url, self._settings.limits, publish, clock, voice, memory, remembered)
         self._sites[device] = Site(device, bridge, publish_hermes, clock, self._settings.site_limits)
         return bridge
 

@@ -7,6 +7,7 @@ ignored, repeated after its reply it gets that reply again.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from agent.protocol.errors import ProtocolError
@@ -20,11 +21,12 @@ MAX_ANSWERED: Final = 128  # replies kept; the oldest is forgotten
 class Lines:
     """What was asked, is being asked and waits to be asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, answered: Mapping[str, Values] | None = None, waiting: Iterable[Line] = ()) -> None:
+        """answered, waiting: what is known from an earlier life"""
         self.asked: Line | None = None
         self._attempts = 0  # to have it answered
-        self._waiting: deque[Line] = deque()  # overflow: refused
-        self._answered: OrderedDict[str, Values] = OrderedDict()
+        self._waiting = deque(waiting)  # overflow: refused
+        self._answered = OrderedDict(answered or {})
 
     def __bool__(self) -> bool:
         """Whether a reply is owed."""
@@ -35,17 +37,20 @@ class Lines:
         """Whether what is being asked was asked often enough."""
         return self._attempts >= MAX_ATTEMPTS
 
-    def accept(self, line: Line) -> Values | None:
-        """Take a line; returns its reply when it has one. Raises ProtocolError when too many wait."""
-        if line.id in self._answered:
-            return self._answered[line.id]
-        if any(line.id == other.id for other in (self.asked, *self._waiting) if other):
-            return None
+    def reply(self, line_id: str) -> Values | None:
+        """To a line that was answered."""
+        return self._answered.get(line_id)
+
+    def accept(self, line: Line) -> bool:
+        """Take a line; returns whether it is new. Raises ProtocolError when too many wait."""
+        known = (self.asked, *self._waiting)
+        if line.id in self._answered or any(line.id == other.id for other in known if other):
+            return False
         if len(self._waiting) >= MAX_WAITING:
             message = f"line {line.id!r} is refused: {MAX_WAITING} lines wait for their answers already"
             raise ProtocolError("too_many_lines", message)
         self._waiting.append(line)
-        return None
+        return True
 
     def ask(self) -> Line:
         """The line to ask now: the one that has no answer yet, else the next. Raises IndexError: there is none."""

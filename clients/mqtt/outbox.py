@@ -58,6 +58,8 @@ class Outbox:
         async def confirm(number: int, message: Message) -> None:
             await publish(message)
             del self._under_way[number]
+            if message.confirmed:
+                message.confirmed()
             self._confirmed.set()
             window.release()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, ClassVar, Final, Self
@@ -19,8 +19,8 @@ from agent.protocol.server_events import new_id
 
 ROOT: Final = "wavllm/1"
 GATEWAY: Final = "gateway"  # stands where a device would; so no device may have this name
-UP: Final = ("audio", "text", "mute")
-DOWN: Final = ("state", "transcript", "reply", "speaker", "latency", "error")
+UP: Final = ("audio", "text", "mute", "tools", "result")
+DOWN: Final = ("call", "state", "transcript", "reply", "speaker", "latency", "error")
 MAX_DEVICE_CHARS: Final = 64
 MAX_AUDIO_SAMPLES: Final = 16_000  # of one message: a second
 MAX_LINE_BYTES: Final = 16_384
@@ -38,6 +38,7 @@ class Message:
     topic: str
     payload: bytes
     retain: bool = False
+    confirmed: Callable[[], None] | None = None  # to be told that the broker has it
 
 
 @dataclass(frozen=True, slots=True)

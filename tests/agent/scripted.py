@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import VoiceError
-from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling
 from wavllm_core.engine.load import Load
 from wavllm_core.errors import CapacityError, CoreError
 
@@ -85,6 +85,9 @@ class ScriptedContext:
     def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
         return self.engine.reply(instructions, history, sampling)
 
+    def prompt_usage(self) -> PromptUsage | None:
+        return self.engine.usage
+
     def close(self) -> None:
         self.engine.open.discard(self)
 
@@ -97,6 +100,7 @@ class ScriptedEngine:
         self.prepared: list[tuple[str, list[Exchange]]] = []
         self.speculated: list[tuple[str, list[Exchange], Sampling]] = []
         self.full = self.dead = False
+        self.usage: PromptUsage | None = None  # that is told of every reply
         self.running = 0  # replies and transcripts under way
         self.heard: list[npt.NDArray[np.float32]] = []
         self.asked: list[tuple[str, list[Exchange], Sampling]] = []

@@ -62,9 +62,9 @@ BAD = [
     ),
     (
         said(type="session.update", session={"tools": [{"type": "function"}]}),
-        "unsupported_parameter",
-        "session.tools",
-        "no tools",
+        "missing_required_parameter",
+        "session.tools[0].name",
+        "is missing",
     ),
     (
         said(type="session.update", session={"instructions": "x" * 40_000}),

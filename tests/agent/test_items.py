@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from agent.config import AgentConfig, ModelConfig
 from agent.kept_audio import KeptAudio
 from agent.protocol.formats import PCM_RATES_HZ
 from tests.agent.harness import Client, Event, running, talking, turn
@@ -87,9 +89,9 @@ async def test_a_spoken_reply_comes_back_as_far_as_it_was_heard() -> None:
         assert sound(item).tobytes() == voice.sound("One")
 
 
-async def test_a_call_and_what_it_gave_are_history_for_the_model() -> None:
-    engine = ScriptedEngine()
-    async with running(engine) as port, talking(port) as client:
+async def test_a_call_and_what_it_gave_are_history_for_the_model(tmp_path: Path) -> None:
+    engine, config = ScriptedEngine(), AgentConfig(model=ModelConfig(checkpoint=tmp_path))
+    async with running(engine, config) as port, talking(port) as client:
         second = CALL | {"id": "c2", "call_id": "call_2", "arguments": "{}"}
         for item in (message("two cups"), CALL, second, OUTPUT, OUTPUT | {"id": "o2", "call_id": "call_2"}):
             await create(client, item)

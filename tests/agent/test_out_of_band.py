@@ -8,6 +8,7 @@ from typing import Any
 from tests.agent.harness import Client, Event, running, talking
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, speech
 from tests.agent.test_items import CALL, OUTPUT, create, message
+from wavllm_core.engine.api import PromptUsage
 
 ASIDE = {"conversation": "none", "output_modalities": ["text"]}
 
@@ -44,6 +45,20 @@ async def test_a_response_beside_the_conversation_leaves_no_trace_in_it() -> Non
         await client.send("response.create")
         assert (await client.until("response.done"))["response"]["conversation_id"].startswith("conv_")
     assert [len(history) for _, history, _ in engine.asked] == [1, 1]
+
+
+async def test_usage_is_what_the_model_read_and_how_much_of_it_was_there_already() -> None:
+    engine = ScriptedEngine()
+    async with running(engine) as port, talking(port) as client:
+        for usage, read, cached in ((None, 3, 0), (PromptUsage(40, 25), 40, 25)):
+            engine.usage = usage
+            await client.send("response.create", response=ASIDE | {"input": [message("one two three")]})
+            told = (await client.until("response.done"))["response"]["usage"]
+            details = {"text_tokens": read, "audio_tokens": 0, "cached_tokens": cached}
+            assert (told["input_tokens"], told["input_token_details"]) == (read, details)
+            written = told["output_tokens"]
+            assert told["output_token_details"] == {"text_tokens": written, "audio_tokens": 0}
+            assert told["total_tokens"] == read + written > read
 
 
 async def test_several_run_beside_the_one_in_the_conversation() -> None:

@@ -33,6 +33,15 @@ from wavllm_core.errors import CoreError
 
 CALL = '<tool_call>{"name": "brew", "arguments": {}}</tool_call>'
 REPLIES = [[], ["Yes."], ["One. ", "Two. ", "Three."], ["Wait. ", CALL], [CALL, CALL], ["Hm ", "<tool_call>oops"]]
+RUSH: dict[str, dict[str, Any]] = {
+    "cancel": {"type": "response.cancel"},
+    "answer": {"type": "response.create"},
+    "aloud": {"type": "response.create", "response": {"output_modalities": ["audio"]}},
+    "beside": {"type": "response.create", "response": {"conversation": "none"}},
+    "speak": {"type": "input_audio_buffer.append", "audio": base64.b64encode(speech(200, 1, 24_000)).decode()},
+    "pause": {"type": "input_audio_buffer.append", "audio": base64.b64encode(silence(600, 24_000)).decode()},
+    "update": {"type": "session.update", "session": {"type": "realtime"}},
+}
 QUIET_ROUNDS = 8  # of the loop without an event: nothing is going to happen by itself
 
 
@@ -95,6 +104,7 @@ class SessionMachine(RuleBasedStateMachine):
             if not event["type"].startswith(("wavllm.", "session.")):
                 MODELS[event["type"]].model_validate(with_the_one_rate_of_the_sdk(event), strict=True)
             self.sent += 1
+            await asyncio.sleep(0)  # as sockets do: meanwhile others go on
 
         self.session = Session(self.engine, options, send, lambda: self.now_s, new_id=Names("seed"))
         self.task = self.loop.create_task(self.session.run(), name="session")
@@ -230,6 +240,20 @@ class SessionMachine(RuleBasedStateMachine):
     def things_go_differently(self, script: list[str], fails: bool, deaf: bool, broken: bool) -> None:
         self.engine.script, self.engine.fails, self.engine.deaf = script, fails, deaf
         self.voice.broken = broken
+
+    @rule(order=st.lists(st.sampled_from(["write", *RUSH]), min_size=2, max_size=6))
+    def all_at_once(self, order: list[str]) -> None:
+        """Before anything of it is acted on."""
+
+        async def rush() -> None:
+            for what in order:
+                if what == "write":
+                    self.engine.ink.release()
+                else:
+                    await self.session.receive(json.dumps(RUSH[what]))
+
+        self.loop.run_until_complete(rush())
+        self.settle()
 
     @rule()
     def voice_stops_or_goes_on(self) -> None:

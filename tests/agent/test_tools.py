@@ -157,8 +157,9 @@ async def test_a_call_that_nobody_can_read_fails_the_response(tmp_path: Path, wo
         assert why in response["status_details"]["error"]["message"]
 
 
-async def test_a_model_that_calls_no_tools_says_so() -> None:
-    async with running(ScriptedEngine()) as port, talking(port) as client:
+async def test_a_model_that_calls_no_tools_says_so(tmp_path: Path) -> None:
+    config = AgentConfig(model=ModelConfig(checkpoint=tmp_path))
+    async with running(ScriptedEngine(), config) as port, talking(port) as client:
         for kind, name in (("session.update", "session"), ("response.create", "response")):
             await client.send(kind, **{name: {"tools": [BREW]}})
             complaint = await client.complaint()

@@ -10,6 +10,7 @@ from typing import Any
 from clients.mqtt.bridge import BridgeLimits
 from clients.mqtt.broker import BrokerAddress
 from clients.mqtt.gateway import Gateway, GatewaySettings
+from clients.mqtt.store import Store
 from clients.retry import Backoff
 
 QUICK = Backoff(0.02, 0.1)
@@ -21,10 +22,12 @@ def is_ours(task: asyncio.Task[Any]) -> bool:
 
 
 @asynccontextmanager
-async def gateway_running(address: BrokerAddress, url: str, **settings: Any) -> AsyncIterator[None]:
+async def gateway_running(
+    address: BrokerAddress, url: str, store: Store | None = None, **settings: Any
+) -> AsyncIterator[None]:
     ready = asyncio.Event()
     limits = BridgeLimits(**{"backoff": QUICK, "stall_s": 0.1, **settings.pop("limits", {})})
-    gateway = Gateway(address, GatewaySettings(url, limits=limits, broker_backoff=QUICK, **settings))
+    gateway = Gateway(address, GatewaySettings(url, limits=limits, broker_backoff=QUICK, **settings), store)
     before = asyncio.all_tasks()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(gateway.run(ready.set))
@@ -48,8 +51,8 @@ class Log:
     def of(self, channel: str) -> list[dict[str, Any]]:
         return [values for told, values in self.told if told == channel]
 
-    async def until(self, channel: str, count: int = 1) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+    async def until(self, channel: str, count: int = 1, seconds: float = 10) -> dict[str, Any]:
+        async with asyncio.timeout(seconds):
             while len(self.of(channel)) < count:
                 self._changed.clear()
                 await self._changed.wait()

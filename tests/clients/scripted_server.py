@@ -62,6 +62,8 @@ class ScriptedServer:
     refuse: bool = False  # the session
     mute: bool = False  # leaves what is typed without an answer
     voice: bool = False  # can speak, and says given texts
+    call: Event | None = None  # what the next reply to a typed text calls
+    session_updates: list[Event] = field(default_factory=list)
     leave_after: str = ""  # an event of this type, close the connection
     url: str = ""
     session: dict[str, Any] = field(default_factory=dict)
@@ -81,8 +83,11 @@ class ScriptedServer:
             if event["type"] == "session.update" and self.refuse:
                 replies = [{"type": "error", "error": {"message": "full"}}]
             elif event["type"] == "session.update":
-                self.session = event["session"]
+                self.session |= event["session"]
+                self.session_updates.append(event["session"])
                 replies = [{"type": "session.updated", "session": self.session}]
+            elif event["type"] == "conversation.item.create" and "output" in event["item"]:
+                text = event["item"]["output"]
             elif event["type"] == "conversation.item.create":
                 text = event["item"]["content"][0]["text"]
             elif event["type"] == "response.create" and not self.mute:
@@ -91,6 +96,8 @@ class ScriptedServer:
                 reply = response.get("wavllm_say") or f"you wrote {text}"
                 metadata = response.get("metadata")
                 replies = answer(f"resp_{self.turns}", reply, metadata=metadata, spoken=self.speaks)
+                if self.call:
+                    replies[-1]["response"]["output"], self.call = [self.call], None
             elif event["type"] == "input_audio_buffer.clear":
                 self._quiet = None
             elif event["type"] == "input_audio_buffer.append":

@@ -28,6 +28,8 @@ async def test_a_recorded_order_goes_in_and_coffee_comes_out(engine: LiveEngine)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "speaker 1: " in printed
     assert "speaker 2: three" in printed
+    assert "call  make_coffee(cups=3, drink='espresso', roast='dark roast', milk='lots of almond milk')" in printed
+    assert "reply  The machine is brewing." in printed
     assert "coffee  brewing: dark roast espresso with lots of almond milk, cup 3 of 3" in printed
     assert 'wavllm/1/kitchen/coffee  {"state":"ready","drink":"dark roast espresso' in printed
     assert "config  state, transcript, reply, speaker, latency, first_token, listening, mute, say, ask" in printed

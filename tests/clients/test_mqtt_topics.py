@@ -143,20 +143,21 @@ def test_a_large_jump_begins_another_stream(jump: int) -> None:
 
 def test_each_line_is_asked_once_and_its_reply_kept() -> None:
     lines = Lines()
-    assert lines.accept(Line("a", "hello")) is None
-    assert lines.accept(Line("a", "hello")) is None  # while it waits
+    assert lines.accept(Line("a", "hello"))
+    assert not lines.accept(Line("a", "hello"))  # while it waits
     assert lines.ask() == Line("a", "hello")
-    assert lines.accept(Line("a", "hello")) is None  # while it is asked
+    assert not lines.accept(Line("a", "hello"))  # while it is asked
+    assert lines.reply("a") is None
     lines.answer({"id": "a"})
     assert not lines
-    assert lines.accept(Line("a", "hello")) == {"id": "a"}
+    assert not lines.accept(Line("a", "hello"))
+    assert lines.reply("a") == {"id": "a"}
     assert not lines
     for number in range(MAX_ANSWERED):
         lines.accept(Line(str(number), "more"))
         lines.ask()
         lines.answer({"id": str(number)})
-    lines.accept(Line("a", "hello"))
-    assert lines, "forgotten, so asked anew"
+    assert lines.accept(Line("a", "hello")), "forgotten, so asked anew"
 
 
 def test_attempts_at_a_line_are_counted() -> None:

@@ -133,6 +133,26 @@ async def test_what_was_prepared_is_not_read_again(engine: LiveEngine, talk: Liv
     assert sum(read) < 10
 
 
+async def test_what_a_prompt_was_made_of_is_told(engine: LiveEngine, talk: LiveContext) -> None:
+    assert talk.prompt_usage() is None
+    past = [Exchange("one two three", reply="four")]
+    history = [*past, Exchange("five six")]
+    for cached in (False, True):
+        await words(talk.reply("", history, SHORT))
+        used = talk.prompt_usage()
+        assert used is not None
+        assert used.tokens == len(engine.core.language.planner.plan(history, "", SHORT.max_tokens).keys)
+        assert used.cached_tokens == cached * used.tokens
+    await words(talk.reply("", [*past, Exchange("seven")], SHORT))  # the past is there, the question is new
+    used = talk.prompt_usage()
+    assert used is not None
+    assert 0 < used.cached_tokens < used.tokens
+    await words(talk.reply("be brief", history, SHORT))  # another gate: nothing of it can be kept
+    used = talk.prompt_usage()
+    assert used is not None
+    assert used.cached_tokens == 0
+
+
 async def test_history_and_instructions_change_the_answer(talk: LiveContext) -> None:
     heard = Exchange(heard=await hear(talk, noise(12_000), 640))
     drawn = Sampling(max_tokens=40, temperature=2.0, seed=1)

@@ -49,6 +49,14 @@ class Sampling:
     stop: tuple[str, ...] = ()  # the reply ends before any of these
 
 
+@dataclass(frozen=True)
+class PromptUsage:
+    """What a reply was made from."""
+
+    tokens: int  # of the whole prompt, vectors of audio included
+    cached_tokens: int  # of them that were in the store when it was asked for
+
+
 class Utterance(Protocol):
     """An utterance while it is spoken: its encoder states roll along with the audio."""
 
@@ -83,6 +91,9 @@ class Context(Protocol):
         Oldest exchanges are dropped whole when the context is full.
         Raises CoreError when the last exchange alone does not fit.
         """
+
+    def prompt_usage(self) -> PromptUsage | None:
+        """Of the reply that began last; None while there is none."""
 
     def close(self) -> None:
         """Forget the conversation and stop what it waits for."""

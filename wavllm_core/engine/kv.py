@@ -42,16 +42,19 @@ class Slot:
         """Forget everything."""
         self.keys, self.state = [], None
 
+    def common(self, keys: Sequence[int], gate: str | None) -> int:
+        """Length of the longest beginning shared with `keys`."""
+        if gate != self.gate:
+            return 0
+        pairs = zip(self.keys, keys, strict=False)
+        return next((at for at, (mine, wanted) in enumerate(pairs) if mine != wanted), min(len(self.keys), len(keys)))
+
     def keep_common(self, keys: Sequence[int], gate: str | None) -> int:
         """Forget all behind the longest beginning shared with `keys`; returns its length."""
         if gate != self.gate:
             self.clear()
             self.gate = gate
-        same = 0
-        for mine, wanted in zip(self.keys, keys, strict=False):
-            if mine != wanted:
-                break
-            same += 1
+        same = self.common(keys, gate)
         if same < len(self.keys):
             del self.keys[same:]
             self.state = None

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from wavllm_core.checkpoint import NANO, is_hugging_face, load
-from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling
 from wavllm_core.engine.core import Core, EngineLimits, OpenModel, rolling
 from wavllm_core.engine.load import Load
 from wavllm_core.engine.talk import Answer, Kind, Talk
@@ -118,13 +118,19 @@ class LiveEngine:
                 self._outlets.discard(outlet)
 
     async def answer(
-        self, talk: Talk, kind: Kind, instruction: str, history: Sequence[Exchange], sampling: Sampling
+        self,
+        talk: Talk,
+        kind: Kind,
+        instruction: str,
+        history: Sequence[Exchange],
+        sampling: Sampling,
+        begun: Callable[[PromptUsage], None] = lambda _: None,
     ) -> AsyncGenerator[str, None]:
-        """The pieces of a reply or a transcript; closing the generator stops the work."""
+        """The pieces of a reply or a transcript; closing the generator stops the work. `begun`: by the worker."""
         talks, asked = self.core.talks, list(history)
         with self.outlet() as outlet:
             answers: list[Answer | None] = []
-            self.tell(lambda: answers.append(talks.ask(talk, kind, instruction, asked, sampling, outlet.put)))
+            self.tell(lambda: answers.append(talks.ask(talk, kind, instruction, asked, sampling, outlet.put, begun)))
             try:
                 while (piece := await outlet.get()) is not None:
                     yield piece
@@ -162,6 +168,7 @@ class LiveContext:
         self._engine, self._talks, self._forget = engine, engine.core.talks, forget
         self._talk = Talk()
         self._open = True
+        self._usage: PromptUsage | None = None
         engine.tell(lambda: self._talks.open.append(self._talk))
 
     def open_utterance(self) -> LiveUtterance:
@@ -180,7 +187,15 @@ class LiveContext:
 
     def reply(self, instructions: str, history: Sequence[Exchange], sampling: Sampling) -> AsyncGenerator[str, None]:
         """The answer to the last exchange."""
-        return self._engine.answer(self._talk, "reply", instructions, history, sampling)
+        self._usage = None
+        return self._engine.answer(self._talk, "reply", instructions, history, sampling, self._note)
+
+    def prompt_usage(self) -> PromptUsage | None:
+        """Of the reply that began last."""
+        return self._usage
+
+    def _note(self, usage: PromptUsage) -> None:
+        self._usage = usage
 
     def close(self) -> None:
         """Forget it all; harmless when done before."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.api import Exchange, PromptUsage, Sampling
 from wavllm_core.engine.decoding import Decoding
 from wavllm_core.engine.kv import KeyValueStore
 from wavllm_core.engine.language import Language
@@ -107,8 +107,12 @@ class Talks:
         history: Sequence[Exchange],
         sampling: Sampling,
         sink: Callable[[Piece], None] | None,
+        begun: Callable[[PromptUsage], None] = lambda _: None,
     ) -> Answer | None:
-        """Begin to answer, or hand over what was speculated. None where that failed, as `sink` was told."""
+        """Begin to answer, or hand over what was speculated. None where that failed, as `sink` was told.
+
+        begun: is told what the prompt is made of, before `sink` is told anything
+        """
         try:
             if talk not in self.open:
                 raise InputError("the conversation is closed")
@@ -119,6 +123,7 @@ class Talks:
                 sink(error if isinstance(error, CoreError) else InputError(f"the conversation cannot be read: {error}"))
             return None
         talk.reply_tokens = sampling.max_tokens
+        begun(PromptUsage(len(plan.keys), talk.slot.common(plan.keys, plan.instruction) if talk.slot else 0))
         if kind == "reply" and (ready := self._adopt(talk, plan, sampling, sink)):
             return ready
         self._drop_speculation(talk)
