@@ -46,6 +46,8 @@ class Slot:
         """Length of the longest beginning shared with `keys`."""
         if gate != self.gate:
             return 0
+        if self.keys[: len(keys)] == keys:  # as a rule, and soon found
+            return len(keys)
         pairs = zip(self.keys, keys, strict=False)
         return next((at for at, (mine, wanted) in enumerate(pairs) if mine != wanted), min(len(self.keys), len(keys)))
 

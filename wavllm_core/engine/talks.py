@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wavllm_core.engine.api import Exchange, PromptUsage, Sampling
-from wavllm_core.engine.decoding import Decoding
+from wavllm_core.engine.decoding import ROWS, Decoding
 from wavllm_core.engine.kv import KeyValueStore
 from wavllm_core.engine.language import Language
 from wavllm_core.engine.llama import Row
@@ -27,7 +27,7 @@ from wavllm_core.errors import CoreError, InputError
 
 log = logging.getLogger(__name__)
 MAX_PREFILL = 64  # positions read in one step, so that no step takes long
-MAX_ANSWERS = 64  # decoded in one step
+MAX_ANSWERS = max(ROWS)  # decoded in one step
 
 
 class Talks:
@@ -188,13 +188,7 @@ class Talks:
 
     def _missing(self, talk: Talk, plan: Plan) -> int:
         """Positions of a plan that are not in the slot."""
-        slot = talk.slot
-        if slot is None or slot.gate != plan.instruction:
-            return len(plan.keys)
-        if slot.keys[: len(plan.keys)] == plan.keys:
-            return 0
-        same = next((i for i, (a, b) in enumerate(zip(slot.keys, plan.keys, strict=False)) if a != b), None)
-        return len(plan.keys) - (len(slot.keys) if same is None else same)
+        return len(plan.keys) - (talk.slot.common(plan.keys, plan.instruction) if talk.slot else 0)
 
     def step(self) -> float:
         """Read and decode one step for all that is due first; returns since when the first of it waited."""
