@@ -46,6 +46,9 @@ class MuteEngine:
     async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         yield "something"
 
+    def prompt_usage(self) -> None:
+        return None
+
     def count_tokens(self, text: str) -> int:
         return 1
 
