@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from _report import announce, machine, parser, save, spread, table
 from aiomqtt import Client
 from websockets.asyncio.server import ServerConnection, serve
 
+from clients.demo.run import free_port
 from clients.device import MqttDevice
 from clients.mqtt.broker import BrokerAddress
 from clients.mqtt.topics import Line, topic
@@ -39,6 +39,7 @@ QUIET = bytes(2 * CHUNK_MS * SAMPLE_RATE // 1000)
 LOUD = b"\xff" * len(QUIET)  # the last chunk of a turn
 LOUD_BASE64 = "////"
 ROOT = Path(__file__).parent.parent
+GATEWAY = [sys.executable, "-m", "agent", "mqtt"]
 
 Turn = Callable[[], Awaitable[float]]  # says something; milliseconds from its end to the whole reply
 
@@ -155,12 +156,6 @@ def program(command: list[str], ready: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def resident_mb(process: subprocess.Popen[str]) -> float:
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
@@ -192,7 +187,10 @@ async def run(options: argparse.Namespace, folder: Path, where: dict[str, Any]) 
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1/realtime"
         stack.enter_context(program([mosquitto, "-c", str(config)], " running"))
         gateway = stack.enter_context(
-            program([sys.executable, "-m", "agent", "mqtt", "--broker", f"mqtt://{address}", "--url", url], "connected")
+            program(
+                [*GATEWAY, "--broker", f"mqtt://{address}", "--url", url, "--state", str(folder / "mqtt.db")],
+                "connected",
+            )
         )
         before, after = await weigh(address, options.idle, gateway)
         straight = [await stack.enter_async_context(direct(url)) for _ in range(options.devices)]
