@@ -1,7 +1,7 @@
-# demo, test, check, bench, train: the only commands to remember. Each sets up .venv first, once.
+# demo, demo-home, test, check, bench, train: the only commands to remember. Each sets up .venv first, once.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench train clean
+.PHONY: demo demo-home test check bench train clean
 
 # The first Python here that is new enough; `make PYTHON=... test` chooses another.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3 python,$(shell \
@@ -12,6 +12,9 @@ export OMP_NUM_THREADS ?= 2
 
 demo: $(INSTALLED)
 	$(BIN)/wavllm demo $(ARGS)
+
+demo-home: $(INSTALLED)
+	$(BIN)/wavllm demo --home $(ARGS)
 
 test: check
 	$(BIN)/pytest -q $(ARGS)

@@ -13,12 +13,13 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
 from agent.model_commands import models
 from agent.terminal import console, told_what_to_install
+from agent.voice_commands import voices
 
 STARTED_S: Final = time.perf_counter()
 PORT: Final = 8710
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models)  # without a name: its commands are the app's own
+app.add_typer(voices, name="voices")
 log = logging.getLogger("wavllm")
 
 
@@ -51,10 +53,13 @@ def serve(
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("websockets").setLevel(logging.WARNING)  # it takes every health check for a failed handshake
     with told_what_to_install("server"):
-        from agent.config import load_config
+        from agent.config import load_config, load_keys
 
         settings = load_config(config)  # before the model, which takes seconds to import
-        from agent.server import PATH, serve
+        keys = load_keys(settings.access, os.environ)
+        from agent.frontdoor import PATH
+        from agent.server import serve
+        from agent.voices.setup import build_speakers
         from wavllm_core.engine.core import EngineLimits
         from wavllm_core.engine.live import LiveEngine
         from wavllm_core.engine.speculation import SpeculationLimits
@@ -72,15 +77,17 @@ def serve(
         dtype=model.dtype,
         speculation=SpeculationLimits(per_utterance=model.speculations),
     )
+    speakers = build_speakers(settings.speakers, model.checkpoint)
     engine = LiveEngine.load(model.checkpoint, limits)
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S
-        print(f"Ready after {seconds:.1f} s: ws://{settings.server.host}:{port}{PATH}", flush=True)
+        scheme = "wss" if settings.access.certificate else "ws"
+        print(f"Ready after {seconds:.1f} s: {scheme}://{settings.server.host}:{port}{PATH}", flush=True)
 
     async def run() -> None:
         try:
-            await serve(settings, engine, on_ready=announce)
+            await serve(settings, engine, keys=keys, on_ready=announce, speakers=speakers)
         finally:
             await engine.close()
 
@@ -108,33 +115,54 @@ def play(
 
 
 @app.command()
-def talk(
+@app.command("talk")
+def speaker(
     url: Url = URL,
     device: Annotated[str | None, typer.Option(help="Microphone, by name or number.")] = None,
     output_device: Annotated[str | None, typer.Option(help="Loudspeaker, by name or number.")] = None,
+    wake: Annotated[
+        list[str] | None, typer.Option(metavar="PHRASE", help="Answer only when called; may come again.")
+    ] = None,
+    window: Annotated[float, typer.Option(min=0, help="Seconds after a reply in which no call is needed.")] = 8.0,
+    push_to_talk: Annotated[bool, typer.Option("--push-to-talk", help="Enter begins and ends what you say.")] = False,
     full_duplex: Annotated[
-        bool, typer.Option("--full-duplex", help="Listen while a reply sounds; without headphones it hears itself.")
+        bool, typer.Option("--full-duplex", help="Listen while a reply sounds; for headphones.")
+    ] = False,
+    cancel_echo: Annotated[
+        bool, typer.Option("--cancel-echo", help="Likewise, for loudspeakers: needs the extra 'echo'.")
     ] = False,
 ) -> None:
-    """Talk with the assistant through a microphone and a loudspeaker."""
-    from clients.speaker import talk
+    """Be a smart speaker: talk with the assistant through a microphone and a loudspeaker."""
+    from clients.push_to_talk import enter_presses
+    from clients.speaker import SpeakerOptions, talk
+
+    duplex: Literal["half", "full", "cancel"] = "cancel" if cancel_echo else "full" if full_duplex else "half"
+    options = SpeakerOptions(device, output_device, duplex, tuple(wake or ()), window)
+
+    async def run() -> None:
+        await talk(console(), url, options, enter_presses() if push_to_talk else None)
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(talk(console(), url, device, output_device, full_duplex))
+        asyncio.run(run())
 
 
 @app.command()
 def demo(
     port: Annotated[int | None, typer.Option(help="Of the server; 0: any free one.")] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Leave the server running until Ctrl-C.")] = False,
+    home: Annotated[bool, typer.Option("--home", help="Over MQTT, with broker, gateway and coffee machine.")] = False,
 ) -> None:
     """Start a server, let recorded people talk with it, and sum up."""
-    from clients.demo.run import run_demo
+    if home:
+        with told_what_to_install("home"):
+            from clients.demo.home import run_home_demo as run
+    else:
+        from clients.demo.run import run_demo as run
 
     if port is None:
         port = PORT if stay else 0
     with suppress(KeyboardInterrupt):
-        if not run_demo(console(), port, stay):
+        if not run(console(), port, stay):
             raise typer.Exit(1)
 
 
@@ -146,6 +174,7 @@ def mqtt(
     max_devices: Annotated[int, typer.Option(min=1, help="More are refused.")] = 256,
     idle_seconds: Annotated[float, typer.Option(min=1, help="Of silence, then a conversation is closed.")] = 300.0,
     discovery_prefix: Annotated[str, typer.Option(help="Of Home Assistant; empty: do without.")] = "homeassistant",
+    hermes_site: Annotated[list[str] | None, typer.Option(help="Of Rhasspy, to be served; may come again.")] = None,
 ) -> None:
     """Serve devices on an MQTT broker until Ctrl-C: the gateway between them and the server."""
     logging.getLogger().setLevel(logging.INFO)
@@ -154,7 +183,8 @@ def mqtt(
         from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
         from clients.mqtt.gateway import Gateway, GatewaySettings
 
-    settings = GatewaySettings(url, max_devices, discovery_prefix, BridgeLimits(idle_seconds))
+    sites = tuple(hermes_site or ())
+    settings = GatewaySettings(url, max_devices, discovery_prefix, sites, limits=BridgeLimits(idle_seconds))
     gateway = Gateway(parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca), settings)
     with suppress(KeyboardInterrupt):
         asyncio.run(gateway.run())
@@ -175,7 +205,8 @@ def device(
         from clients.mqtt.broker import PASSWORD_VARIABLE, parse_broker
 
     address = parse_broker(broker, os.environ.get(PASSWORD_VARIABLE), ca)
-    if not asyncio.run(run_device(name, parse_lines(lines), console(), address, patience)):
+    answers = asyncio.run(run_device(name, parse_lines(lines), console(), address, patience))
+    if not all(answer.complete for answer in answers):
         raise typer.Exit(1)
 
 

@@ -36,11 +36,18 @@ class Alignment:
     """Grows while the reply is spoken. Positions are samples at the rate of voices."""
 
     sent_samples: int = 0
+    played_ms: int | None = None  # as the client acknowledged; None: it never did
     _sentences: list[_Sentence] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         return "".join(sentence.text for sentence in self._sentences)
+
+    @property
+    def generated_ms(self) -> int:
+        """What the voice has made, as far as it is known; never less than what was sent."""
+        made = max((one.start_sample + (one.samples or 0) for one in self._sentences), default=0)
+        return -(-max(made, self.sent_samples) * 1000 // VOICE_RATE)
 
     @property
     def sent_ms(self) -> int:

@@ -1,38 +1,70 @@
-"""What was said in one conversation: items as clients see them, exchanges as the model needs them.
+"""What was said and done in one conversation: items as clients see them, exchanges as the model needs them.
 
 Bounded: the oldest exchange goes when there are too many. Does no I/O.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from agent.alignment import Alignment
+from agent.kept_audio import KeptAudio
+from agent.naming import Names
 from agent.protocol.errors import ProtocolError
-from agent.protocol.server_events import message_item
+from agent.protocol.server_events import call_item, call_output_item, message_item, speaker_name
+from agent.tool_calls import Call
+from agent.voice import VOICE_RATE
 from wavllm_core.engine.api import Exchange, Heard
 
 MAX_ITEMS: Final = 128  # 64 exchanges
 
 
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """The model called a function, by which name the answer is told apart."""
+
+    call_id: str
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What a call gave."""
+
+    call_id: str
+    output: str
+
+
 @dataclass(slots=True, eq=False)
 class Item:
-    """One message. A spoken one gets its text when the transcript is there."""
+    """One message, call or output of a call. A spoken message gets its text when the transcript is there."""
 
     id: str
     role: Literal["system", "user", "assistant"]
-    text: str = ""
+    text: str = ""  # of a call or its output: as the model reads it
     status: Literal["in_progress", "completed", "incomplete"] = "completed"
     spoken: bool = False
     seconds: float = 0.0  # of speech
     heard: Heard | None = None  # kept for the newest user item only
     speaker: int | None = None
+    voice: npt.NDArray[np.float32] | None = None  # (dim,), of a spoken one
     tokens: int = 0  # of its text, for usage figures
     alignment: Alignment | None = None  # of a spoken reply
 
-    def to_wire(self) -> dict[str, Any]:
-        """The item object of the protocol."""
+    tool: Calling | Called | None = None
+
+    def to_wire(self, audio: str | None = None) -> dict[str, Any]:
+        """The item object of the protocol; `audio`: in base64, where it is wanted."""
+        match self.tool:
+            case Calling(call_id, call):
+                return call_item(self.id, self.status, call_id, call.name, call.arguments)
+            case Called(call_id, output):
+                return call_output_item(self.id, call_id, output)
         content: dict[str, Any]
         if self.spoken:
             content = {"type": "input_audio", "transcript": self.text or None}
@@ -40,6 +72,8 @@ class Item:
             content = {"type": "output_audio", "transcript": self.text}
         else:
             content = {"type": "output_text" if self.role == "assistant" else "input_text", "text": self.text}
+        if audio is not None:
+            content["audio"] = audio
         return message_item(self.id, self.role, self.status, [content])
 
 
@@ -48,13 +82,38 @@ class Conversation:
 
     def __init__(self) -> None:
         self.items: list[Item] = []
+        self.audio = KeptAudio()
+        self.names: Names = {}  # of speakers that have one
 
     @property
     def last_id(self) -> str | None:
         return self.items[-1].id if self.items else None
 
+    @property
+    def last_said(self) -> Item | None:
+        """The newest thing that a person said or typed."""
+        return next((item for item in reversed(self.items) if item.role == "user" and not item.tool), None)
+
+    def speaker_label(self, item: Item) -> str | None:
+        """How people call who said an item; None: nobody knows."""
+        return None if item.speaker is None else self.names.get(item.speaker, speaker_name(item.speaker))
+
     def find(self, item_id: str) -> Item | None:
         return next((item for item in self.items if item.id == item_id), None)
+
+    def get(self, item_id: str, param: str = "item_id") -> Item:
+        """Raises ProtocolError when there is no such item."""
+        item = self.find(item_id)
+        if item is None:
+            raise ProtocolError("item_not_found", f"there is no item {item_id!r}", param=param)
+        return item
+
+    def check_call(self, call_id: str, others: Sequence[Item] = (), param: str = "item.call_id") -> None:
+        """Raises ProtocolError when nothing can have come of this call, as there was none."""
+        items = [*self.items, *others]
+        if not any(isinstance(item.tool, Calling) and item.tool.call_id == call_id for item in items):
+            message = f"there is no function call {call_id!r} in this conversation"
+            raise ProtocolError("invalid_tool_call_id", message, param=param)
 
     def place_after(self, item_id: str) -> str | None:
         """Where `add` puts an item behind this one: at the end when this one is gone."""
@@ -80,53 +139,80 @@ class Conversation:
                 earlier.heard = None
         self.items.insert(place, item)
         if len(self.items) > MAX_ITEMS:
-            del self.items[0]
-            while len(self.items) > 1 and self.items[0].role == "assistant":  # an answer to what has gone
-                del self.items[0]
+            self._drop_oldest()
+            while len(self.items) > 1 and (self.items[0].role == "assistant" or self.items[0].tool):
+                self._drop_oldest()  # an answer to what has gone
         return before
+
+    def _drop_oldest(self) -> None:
+        self.audio.forget(self.items.pop(0).id)
 
     def remove(self, item_id: str) -> None:
         """Raises ProtocolError when there is no such item."""
-        item = self.find(item_id)
-        if item is None:
-            raise ProtocolError("item_not_found", f"there is no item {item_id!r}", param="item_id")
-        self.items.remove(item)
+        self.items.remove(self.get(item_id))
+        self.audio.forget(item_id)
 
     def truncate(self, item_id: str, audio_end_ms: int) -> Item:
         """Take the words out of a spoken reply that were not heard. Raises ProtocolError, and changes nothing then."""
-        item = self.find(item_id)
-        if item is None:
-            raise ProtocolError("item_not_found", f"there is no item {item_id!r}", param="item_id")
-        if item.alignment is None:
-            message = f"item {item_id!r} is no spoken reply; only those can be truncated"
-            raise ProtocolError("invalid_value", message, param="item_id")
-        if audio_end_ms > item.alignment.sent_ms:
-            message = f"the audio of {item.alignment.sent_ms} ms is already shorter than audio_end_ms, {audio_end_ms}"
+        item, alignment = self._spoken_reply(item_id, "truncated")
+        if audio_end_ms > alignment.sent_ms and alignment.played_ms is None:
+            message = f"the audio of {alignment.sent_ms} ms is already shorter than audio_end_ms, {audio_end_ms}"
             raise ProtocolError("invalid_value", message, param="audio_end_ms")
-        item.alignment.truncate(audio_end_ms)
-        item.text = item.alignment.text
+        alignment.truncate(audio_end_ms)
+        item.text = alignment.text
+        self.audio.cut(item_id, audio_end_ms * VOICE_RATE // 1000)
         return item
+
+    def acknowledge(self, item_id: str, played_ms: int) -> Item:
+        """Of a spoken reply so much was played. Raises ProtocolError, and changes nothing then."""
+        item, alignment = self._spoken_reply(item_id, "played")
+        if played_ms > alignment.sent_ms:
+            message = f"of {item_id!r} {alignment.sent_ms} ms were sent; played_ms is {played_ms}"
+            raise ProtocolError("invalid_value", message, param="played_ms")
+        alignment.played_ms = max(played_ms, alignment.played_ms or 0)
+        return item
+
+    def _spoken_reply(self, item_id: str, what: str) -> tuple[Item, Alignment]:
+        item = self.get(item_id)
+        if item.alignment is None:
+            message = f"item {item_id!r} is no spoken reply; only those can be {what}"
+            raise ProtocolError("invalid_value", message, param="item_id")
+        return item, item.alignment
 
     def instructions(self, own: str) -> str:
         """The instructions of the session or response, and what system messages add."""
-        added = [item.text for item in self.items if item.role == "system"]
-        return "\n".join(text for text in [own, *added] if text)
+        return instructions(self.items, own)
 
     def exchanges(self, waiting: bool = True) -> list[Exchange]:
-        """What the model is given, oldest first.
+        """What the model is given; see below."""
+        return exchanges(self.items, waiting)
 
-        waiting: the last one is the one to answer, so it has no reply; where nothing waits for an answer there
-            is an empty one at the end: speak unasked. False: all of it is past, and audio with it
-        """
-        exchanges: list[Exchange] = []
-        for item in self.items:
-            if item.role == "user":
-                exchanges.append(Exchange(item.text, item.heard if waiting else None, item.speaker))
-            elif item.role == "assistant" and exchanges:
-                said = exchanges[-1].reply
-                exchanges[-1] = replace(exchanges[-1], reply=f"{said} {item.text}" if said else item.text)
-            elif item.role == "assistant":
-                exchanges.append(Exchange(reply=item.text))
-        if waiting and (not exchanges or exchanges[-1].reply is not None):
-            exchanges.append(Exchange())
-        return exchanges
+
+def instructions(items: Sequence[Item], own: str) -> str:
+    """`own`, and what system messages add."""
+    added = [item.text for item in items if item.role == "system"]
+    return "\n".join(text for text in [own, *added] if text)
+
+
+def exchanges(items: Sequence[Item], waiting: bool = True) -> list[Exchange]:
+    """What the model is given, oldest first; what several calls gave is one turn.
+
+    waiting: the last one is the one to answer, so it has no reply; where nothing waits for an answer there
+        is an empty one at the end: speak unasked. False: all of it is past, and audio with it
+    """
+    found: list[Exchange] = []
+    outputs = False  # the last one is made of
+    for item in items:
+        if item.role == "user" and outputs and item.tool:
+            found[-1] = replace(found[-1], text=f"{found[-1].text}\n{item.text}")
+        elif item.role == "user":
+            found.append(Exchange(item.text, item.heard if waiting else None, item.speaker))
+        elif item.role == "assistant" and found:
+            said = found[-1].reply
+            found[-1] = replace(found[-1], reply=f"{said} {item.text}" if said else item.text)
+        elif item.role == "assistant":
+            found.append(Exchange(reply=item.text))
+        outputs = item.role == "user" and item.tool is not None
+    if waiting and (not found or found[-1].reply is not None):
+        found.append(Exchange())
+    return found

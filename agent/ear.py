@@ -6,11 +6,13 @@ or the client commits them. Decides nothing about replies, and sends nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
-from agent.listener import Listener, Resampler, Speech, to_waveform
+from agent.audio import Decoder, check_samples
+from agent.listener import Listener, Speech, to_waveform
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import new_id
 from agent.protocol.settings import SessionSettings, TurnDetection
@@ -39,6 +41,9 @@ class OpenUtterance:
     samples: int = 0  # at 16 kHz
     overflowed: bool = False  # the client was told
     heard_ahead: bool = False  # somebody waits for what was said so far
+    labelled: bool = False  # it was told who seems to be speaking, or is going to be
+    start_sample: int | None = None  # in the audio of the session, where a turn was found
+    pcm: list[bytes] = field(default_factory=list)  # the same audio, to be given back
 
     @property
     def seconds(self) -> float:
@@ -48,18 +53,25 @@ class OpenUtterance:
         """Add 16 kHz audio."""
         if pcm:
             self.samples += len(pcm) // 2
+            self.pcm.append(pcm)
             self.utterance.push(to_waveform(pcm))
 
 
 class Ear:
     """One stream of audio; its clock runs on through every commit, clear and change of settings."""
 
-    def __init__(self, context: Context, limits: EarLimits, settings: SessionSettings) -> None:
-        self._context, self._limits = context, limits
+    def __init__(
+        self,
+        context: Context,
+        limits: EarLimits,
+        settings: SessionSettings,
+        new_id: Callable[[str], str] = new_id,
+    ) -> None:
+        self._context, self._limits, self._new_id = context, limits, new_id
         self._position = 0  # samples at 16 kHz since the session began
         self._open: OpenUtterance | None = None
         self._settings = settings
-        self._resampler = Resampler(settings.input_rate_hz)
+        self._decoder = Decoder(settings.input_format)
         self._listener = self._new_listener(settings.turn_detection)
 
     @property
@@ -77,24 +89,24 @@ class Ear:
         return self._open is not None
 
     def configure(self, settings: SessionSettings) -> None:
-        """Take over new settings; audio under way is dropped where rate or mode change."""
+        """Take over new settings; audio under way is dropped where format or mode change."""
         before, self._settings = self._settings, settings
         old, new = before.turn_detection, settings.turn_detection
-        if before.input_rate_hz != settings.input_rate_hz or (old is None) != (new is None):
+        if before.input_format != settings.input_format or (old is None) != (new is None):
             self.clear()
-            self._resampler = Resampler(settings.input_rate_hz)
+            self._decoder = Decoder(settings.input_format)
             self._listener = self._new_listener(new)
         elif self._listener and old and new:
-            self._listener.rules = self._rules(new)
             if new.threshold != old.threshold:
                 self._listener.vad = self._limits.make_vad(new.threshold)
+            self._listener.rules = self._rules(new, self._listener.vad)
 
-    def hear(self, pcm: bytes) -> Iterator[TurnEvent]:
-        """Take in audio at the rate of the session; after SpeechStopped comes `take` before all else.
+    def hear(self, audio: bytes) -> Iterator[TurnEvent]:
+        """Take in audio in the format of the session; after SpeechStopped comes `take` before all else.
 
         Raises ProtocolError, once, when the client appends more than a turn that it commits may have.
         """
-        pcm = self._resampler.push(pcm)
+        pcm = self._decoder.push(audio)
         self._position += len(pcm) // 2
         if self._listener is None:
             self._keep(pcm)
@@ -113,7 +125,7 @@ class Ear:
     def take_committed(self) -> OpenUtterance:
         """End the turn here because the client says so. Raises ProtocolError when there is none."""
         if self._listener is None and self._open:
-            rest = self._resampler.flush()
+            rest = self._decoder.flush()
             self._position += len(rest) // 2
             room = to_samples(self._limits.max_manual_ms) - self._open.samples
             self._open.push(rest[: 2 * max(0, room)])
@@ -125,17 +137,29 @@ class Ear:
             self._listener.reset()
         return self.take()
 
-    def take_whole(self, pcm: bytes, param: str) -> OpenUtterance:
-        """An utterance that came in one piece, beside the stream. Raises ProtocolError on its length."""
-        resampler = Resampler(self._settings.input_rate_hz)
-        pcm = resampler.push(pcm) + resampler.flush()
+    def take_whole(self, audio: bytes, param: str) -> OpenUtterance:
+        """An utterance that came in one piece. Raises ProtocolError on its length, or half a sample."""
+        check_samples(self._settings.input_format, audio, param)
+        decoder = Decoder(self._settings.input_format)
+        pcm = decoder.push(audio) + decoder.flush()
         lasts_ms, most_ms = to_ms(len(pcm) // 2), self._limits.max_manual_ms
         if not MIN_TURN_MS <= lasts_ms <= most_ms:
             message = f"{param} lasts {lasts_ms} ms; a turn lasts {MIN_TURN_MS} to {most_ms} ms"
             raise ProtocolError("invalid_value", message, param=param)
-        whole = OpenUtterance(self._context.open_utterance(), new_id("item"))
+        whole = OpenUtterance(self._context.open_utterance(), self._new_id("item"))
         whole.push(pcm)
         return whole
+
+    def cut(self, said: OpenUtterance, places: Sequence[int]) -> list[OpenUtterance]:
+        """The same audio as several utterances, each beginning at one of `places`, in samples; it keeps its name."""
+        pcm, bounds = b"".join(said.pcm), [0, *places, said.samples]
+        pieces: list[OpenUtterance] = []
+        for start, end in pairwise(bounds):
+            item_id = said.item_id if not pieces else self._new_id("item")
+            at = None if said.start_sample is None else said.start_sample + start
+            pieces.append(OpenUtterance(self._context.open_utterance(), item_id, start_sample=at))
+            pieces[-1].push(pcm[2 * start : 2 * end])
+        return pieces
 
     def clear(self) -> None:
         """Forget all audio so far."""
@@ -144,7 +168,7 @@ class Ear:
             self._open = None
         if self._listener:
             self._listener.reset()
-        self._resampler.flush()
+        self._decoder.flush()
 
     def _keep(self, pcm: bytes) -> None:
         opened, most_ms = self._opened(), self._limits.max_manual_ms
@@ -158,17 +182,18 @@ class Ear:
 
     def _opened(self) -> OpenUtterance:
         if self._open is None:
-            self._open = OpenUtterance(self._context.open_utterance(), new_id("item"))
+            self._open = OpenUtterance(self._context.open_utterance(), self._new_id("item"))
         return self._open
 
     def _new_listener(self, detection: TurnDetection | None) -> Listener | None:
         if detection is None:
             return None
-        return Listener(self._limits.make_vad(detection.threshold), self._rules(detection), self._position)
+        vad = self._limits.make_vad(detection.threshold)
+        return Listener(vad, self._rules(detection, vad), self._position)
 
-    def _rules(self, detection: TurnDetection) -> TurnRules:
+    def _rules(self, detection: TurnDetection, vad: Vad) -> TurnRules:
         return TurnRules(
-            prefix_samples=to_samples(detection.prefix_padding_ms),
+            prefix_samples=to_samples(detection.prefix_padding_ms) + vad.lag_samples,
             silence_samples=to_samples(detection.silence_duration_ms),
             max_samples=to_samples(self._limits.max_utterance_ms),
         )

@@ -2,7 +2,11 @@
 
 AgentError                the assistant cannot do what it was started for
 ├── ConfigError           a configuration file that is missing, or has a key or value it must not have
-└── VoiceError            a voice that is missing or failed; the reply goes on in writing
+├── SessionOver           a session that the server ends, after it has told its client
+├── ToolCallError         a function call of the model that nobody can read; the response fails
+├── VoiceError            a voice that is missing or failed; the reply goes on in writing
+├── RegistryError         the file of known voices cannot be used: damaged, of another key or another model
+└── EnrolmentError        a voice that cannot be taken in, or a name that is not there; nothing has changed
 """
 
 
@@ -14,5 +18,21 @@ class ConfigError(AgentError):
     """A configuration that cannot be used; the message names the file and the key."""
 
 
+class SessionOver(AgentError):
+    """A session has come to its end; the message says why."""
+
+
+class ToolCallError(AgentError):
+    """The model meant to call a function, and it cannot be known which or with what."""
+
+
 class VoiceError(AgentError):
     """A text could not be spoken."""
+
+
+class RegistryError(AgentError):
+    """The file of known voices cannot be used; it is left as it is."""
+
+
+class EnrolmentError(AgentError):
+    """A voice or a name that cannot be taken; the message says which utterance is at fault, and why."""

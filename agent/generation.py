@@ -10,8 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from agent.errors import ToolCallError
 from agent.sentences import read_sentences
 from agent.speaking import Spoken
+from agent.tool_calls import Call, CallReader
 from wavllm_core.errors import CoreError
 
 
@@ -40,6 +42,14 @@ class SpokenPiece:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyCall:
+    """Report: the model calls a function."""
+
+    response_id: str
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyEnded:
     """Report: that was all."""
 
@@ -47,33 +57,64 @@ class ReplyEnded:
     failure: str | None
 
 
-ReplyReport = ReplyPiece | ReplyBegun | SpokenPiece | ReplyEnded
+ReplyReport = ReplyPiece | ReplyBegun | SpokenPiece | ReplyCall | ReplyEnded
 Report = Callable[[ReplyReport], Awaitable[None]]
 Speak = Callable[[AsyncIterable[str]], AsyncGenerator[Spoken, None]]  # sentence by sentence
 
 
-async def write_reply(response_id: str, reply: AsyncGenerator[str, None], report: Report) -> None:
+async def quote(text: str) -> AsyncGenerator[str, None]:
+    """A reply that nobody has to think about."""
+    yield text
+
+
+async def read_reply(
+    reply: AsyncGenerator[str, None], reader: CallReader, *, parallel_calls: bool
+) -> AsyncGenerator[str | Call, None]:
+    """What the model says and calls, in its order; without `parallel_calls` the first call is the end."""
+    async with aclosing(reply) as pieces:
+        async for piece in pieces:
+            for found in reader.feed(piece):
+                yield found
+                if isinstance(found, Call) and not parallel_calls:
+                    return
+    for found in reader.finish():
+        yield found
+
+
+async def write_reply(response_id: str, reply: AsyncGenerator[str | Call, None], report: Report) -> None:
     """Report every piece as the model writes it."""
-    failure = await _hand_on(reply, lambda piece: report(ReplyPiece(response_id, piece)))
-    await report(ReplyEnded(response_id, failure))
+
+    async def take(found: str | Call) -> None:
+        await report(ReplyCall(response_id, found) if isinstance(found, Call) else ReplyPiece(response_id, found))
+
+    await report(ReplyEnded(response_id, await _hand_on(reply, take)))
 
 
-async def speak_reply(response_id: str, reply: AsyncGenerator[str, None], speak: Speak, report: Report) -> None:
-    """Report what is spoken; it is spoken while the model writes on, which never waits for the voice."""
+async def speak_reply(response_id: str, reply: AsyncGenerator[str | Call, None], speak: Speak, report: Report) -> None:
+    """Report what is spoken; it is spoken while the model writes on, which never waits for the voice.
+
+    Calls follow when all is said, as a client acts on them when the response is over.
+    """
     written: asyncio.Queue[str | None] = asyncio.Queue()  # holds no more than the tokens of one reply
+    calls: list[Call] = []
     begun = False
 
-    async def write(piece: str) -> None:
+    async def take(found: str | Call) -> None:
         nonlocal begun
         if not begun:
             begun = True
             await report(ReplyBegun(response_id))
-        written.put_nowait(piece)
+        if isinstance(found, Call):
+            calls.append(found)
+        else:
+            written.put_nowait(found)
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_say(response_id, written, speak, report), name=f"say {response_id}")
-        failure = await _hand_on(reply, write)
+        failure = await _hand_on(reply, take)
         written.put_nowait(None)
+    for call in calls:
+        await report(ReplyCall(response_id, call))
     await report(ReplyEnded(response_id, failure))
 
 
@@ -85,13 +126,15 @@ async def _say(response_id: str, written: asyncio.Queue[str | None], speak: Spea
             await taken.wait()
 
 
-async def _hand_on(reply: AsyncGenerator[str, None], take: Callable[[str], Awaitable[None]]) -> str | None:
-    """Give every piece away as it comes; returns why the model failed, if it did."""
+async def _hand_on(
+    reply: AsyncGenerator[str | Call, None], take: Callable[[str | Call], Awaitable[None]]
+) -> str | None:
+    """Give everything away as it comes; returns why the model failed, if it did."""
     try:
         async with aclosing(reply) as pieces:
             async for piece in pieces:
                 await take(piece)
-    except CoreError as fault:
+    except (CoreError, ToolCallError) as fault:
         return str(fault)
     return None
 

@@ -1,4 +1,4 @@
-"""The replies of one conversation: at most one under way, each closed exactly once.
+"""The replies of one conversation: at most one under way in it, some more beside it, each closed exactly once.
 
 Acts only when its session tells it to. The model is asked in a task of `generation`, which reports to the session's
 mailbox; a report for a response that is over is dropped here.
@@ -9,24 +9,38 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from agent.alignment import Alignment
-from agent.conversation import Conversation, Item
-from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece, speak_reply, write_reply
-from agent.protocol.client_events import ResponseCreate
+from agent.conversation import Item, exchanges, instructions
+from agent.generation import (
+    ReplyBegun,
+    ReplyCall,
+    ReplyEnded,
+    ReplyPiece,
+    ReplyReport,
+    SpokenPiece,
+    quote,
+    read_reply,
+    speak_reply,
+    write_reply,
+)
+from agent.naming import name_speakers, seen_by_model
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
-from agent.protocol.server_events import ServerEvent, error, item_truncated, new_id
+from agent.protocol.response_create import ResponseCreate
+from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost, speak
-from agent.voice import VOICE_RATE
-from wavllm_core.engine.api import Context, Engine, Exchange, Sampling
+from agent.protocol.tools import CANNOT_CALL, FunctionTool
+from agent.response import ReplyDue, ReplyPlan, Response, Surroundings
+from agent.speaking import AudioChunk, Pace, SpeechOptions, speak
+from agent.tool_calls import PlainReader, ToolCaller
+from wavllm_core.engine.api import Context, Exchange, Sampling
+from wavllm_core.errors import CapacityError
 
 AUDIO_TOKENS_PER_S: Final = 12.5
-SPOKEN_TOKENS_PER_S: Final = 20  # as OpenAI counts the audio of replies
+MAX_BESIDE: Final = 4  # responses out of band at a time
 
 log = logging.getLogger(__name__)
 
@@ -37,40 +51,7 @@ class ReplyOptions:
 
     sampling: Sampling  # max_tokens is the most that a client may ask for
     speech: SpeechOptions | None  # None: they cannot be spoken
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyDue:
-    """Why and since when a reply is owed."""
-
-    settings: SessionSettings  # as they were then
-    confirmed_s: float  # wall clock
-    vad_wait_ms: int | None = None  # stream time; None where the client ended the turn
-    overrides: ResponseCreate = field(default_factory=ResponseCreate)
-    failure: str | None = None  # there is nothing to answer, because listening failed
-
-
-@dataclass(slots=True, eq=False)
-class _Response:
-    """The one under way."""
-
-    events: ReplyEvents
-    due: ReplyDue
-    instructions: str
-    sampling: Sampling
-    input_tokens: tuple[int, int]  # text, audio
-    after: str  # the item it answers, whatever is added meanwhile; "root": none
-    alignment: Alignment | None  # None: in writing
-    task: asyncio.Task[None] | None = None
-    item: Item | None = None  # once there is text
-    first_token_ms: float | None = None
-    first_sentence_ms: float | None = None  # handed to the voice
-    first_audio_ms: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Of audio that was sent."""
-        return self.alignment.sent_samples / VOICE_RATE if self.alignment else 0.0
+    caller: ToolCaller | None = None  # None: the model calls no functions
 
 
 class Responses:
@@ -78,69 +59,90 @@ class Responses:
 
     def __init__(
         self,
-        engine: Engine,
         context: Context,
-        conversation: Conversation,
         options: ReplyOptions,
         tasks: asyncio.TaskGroup,
         report: Callable[[ReplyReport], Awaitable[None]],
-        send: Callable[[ServerEvent], Awaitable[None]],
-        clock: Callable[[], float],
+        around: Surroundings,
+        timer: Callable[[], float],
     ) -> None:
-        self._engine, self._context = engine, context
-        self._conversation = conversation
-        self._sampling, self._speech = options.sampling, options.speech
-        self._tasks, self._report, self._send, self._clock = tasks, report, send, clock
-        self._conversation_id = new_id("conv")
-        self._active: _Response | None = None
+        """timer: the clock that audio is paced by"""
+        self._context, self._options, self._around = context, options, around
+        self._tasks, self._report, self._timer = tasks, report, timer
+        self._conversation_id = around.new_id("conv")
+        self._active: Response | None = None
+        self._beside: dict[str, Response] = {}  # out of band
         self._due: ReplyDue | None = None  # while another is active
-        self._pace = Pace(options.speech.lead_s if options.speech else 0)  # of all replies: one may still be heard
+        self._pace = self._new_pace()  # of all replies in the conversation: one may still be heard
         self._voice_failed = False  # and the client was told
+        self.was_heard = False  # the voice, by the client
+        self._played: Item | None = None  # whose playing the client tells of
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way or due."""
+        """Nothing is under way or due in the conversation."""
         return self._active is None
+
+    @property
+    def all_done(self) -> bool:
+        """Nothing is under way beside the conversation either."""
+        return self.idle and not self._beside
 
     def speculate(self, settings: SessionSettings, exchange: Exchange) -> None:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
         if self._active:
             return
-        history = [*self._conversation.exchanges(waiting=False), exchange]
-        self._context.speculate(
-            self._conversation.instructions(settings.instructions), history, self._limited(settings.max_output_tokens)
-        )
+        items = self._around.conversation.items
+        tools = _usable(settings, ResponseCreate())
+        history = self._seen(settings, [*exchanges(items, waiting=False), exchange])
+        told = self._instructions(items, settings.instructions, tools)
+        self._context.speculate(told, history, self._limited(settings.max_output_tokens))
 
-    async def create(self, due: ReplyDue) -> None:
-        """Answer because the client asks. Raises ProtocolError while a response is active, or without a voice."""
-        if due.overrides.output == "audio" and self._speech is None:
+    def prepare(self, settings: SessionSettings) -> None:
+        """Have the model read what was said, while nobody waits for it."""
+        items = self._around.conversation.items
+        told = self._instructions(items, settings.instructions, _usable(settings, ResponseCreate()))
+        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False)))
+
+    def check(self, due: ReplyDue) -> None:
+        """Raises ProtocolError when what the client asks for cannot be."""
+        asked = due.overrides
+        if asked.output == "audio" and self._options.speech is None:
             message = f'response.output_modalities must be ["text"]: {NO_VOICE}'
             raise ProtocolError("invalid_value", message, param="response.output_modalities")
-        if self._active:
-            message = f"response {self._active.events.response_id} is still active; cancel it first"
+        if asked.tools and not self._options.caller:
+            raise ProtocolError("unsupported_parameter", f"response.tools: {CANNOT_CALL}", param="response.tools")
+        if asked.out_of_band and len(self._beside) >= MAX_BESIDE:
+            message = f"{MAX_BESIDE} responses outside the conversation are under way already"
+            raise ProtocolError("too_many_responses", message, param="response.conversation")
+        if not asked.out_of_band and self._active:
+            message = f"response {self._active.id} is still active; cancel it first"
             raise ProtocolError("conversation_already_has_active_response", message)
-        await self.answer(due)
+
+    async def create(self, due: ReplyDue) -> None:
+        """Answer because the client asks, as `check` has found possible."""
+        if not due.overrides.out_of_band:
+            await self.answer(due)
+            return
+        response = self._new_response(due, None, self._new_pace())
+        self._beside[response.id] = response
+        await self._begin(response)
 
     async def answer(self, due: ReplyDue) -> None:
         """Answer now, or when the response under way is over."""
         if self._active:
             self._due = due
             return
-        response = self._active = self._new_response(due)
-        for event in response.events.begin():
-            await self._send(event)
-        if due.failure is not None:
-            await self._end(response, "failed", failure=due.failure)
-        else:
-            work = self._generate(response, self._conversation.exchanges())
-            response.task = self._tasks.create_task(work, name=f"reply {response.events.response_id}")
+        self._active = response = self._new_response(due, self._conversation_id, self._pace)
+        await self._begin(response)
 
     async def cancel(self, response_id: str | None) -> None:
         """Stop because the client asks. Raises ProtocolError when that response is not active."""
-        if self._active is None or response_id not in (None, self._active.events.response_id):
+        response = self._active if response_id is None else self._find(response_id)
+        if response is None:
             which = f"response {response_id}" if response_id else "no response"
             raise ProtocolError("response_cancel_not_active", f"{which} is active", param="response_id")
-        await self._end(self._active, "cancelled", reason="client_cancelled")
+        await self._end(response, "cancelled", reason="client_cancelled")
 
     async def interrupt(self) -> None:
         """Stop, if there is anything to stop, because somebody speaks."""
@@ -148,162 +150,185 @@ class Responses:
         if self._active:
             self._due = None
             await self._end(self._active, "cancelled", reason="turn_detected")
+        item, self._played = self._played, None
+        if item and item.alignment and item in self._around.conversation.items:
+            played_ms = item.alignment.played_ms or 0
+            if played_ms < item.alignment.sent_ms:
+                await self.truncate(item.id, played_ms)
+
+    async def abandon(self, why: str) -> None:
+        """End all that is under way: the session is over."""
+        self._due = None
+        for response in [self._active, *self._beside.values()]:
+            if response:
+                await self._end(response, "failed", failure=why)
+
+    async def acknowledge(self, item_id: str, played_ms: int) -> None:
+        """Note how much of a reply was played; an interruption takes the rest back. Raises ProtocolError."""
+        self._played = item = self._around.conversation.acknowledge(item_id, played_ms)
+        assert item.alignment
+        sent_ms, played_ms = item.alignment.sent_ms, item.alignment.played_ms or 0
+        ledger = {
+            "generated_ms": item.alignment.generated_ms,
+            "sent_ms": sent_ms,
+            "played_ms": played_ms,
+            "committed_ms": played_ms if item.status == "in_progress" else sent_ms,
+        }
+        await self._around.send(playback(item_id, **ledger))
 
     async def truncate(self, item_id: str, audio_end_ms: int) -> None:
         """Forget the words of a spoken reply that were not heard, and speak no more of it.
 
         Raises ProtocolError when there is no such reply, or less of it.
         """
-        item, response = self._conversation.truncate(item_id, audio_end_ms), self._active
-        item.tokens = self._engine.count_tokens(item.text)
+        item, response = self._around.conversation.truncate(item_id, audio_end_ms), self._active
+        if item.alignment:
+            audio_end_ms = min(audio_end_ms, item.alignment.sent_ms)
+        item.tokens = self._around.engine.count_tokens(item.text)
         self._pace.drop()
         if response and response.item is item:
             await self._end(response, "cancelled", reason="client_cancelled")
-        await self._send(item_truncated(item_id, audio_end_ms))
+        await self._around.send(item_truncated(item_id, audio_end_ms))
 
     async def take(self, report: ReplyReport) -> None:
         """Pass on what the model said; nothing when that response is over."""
-        response = self._active
-        if response is None or response.events.response_id != report.response_id:
+        response = self._find(report.response_id)
+        if response is None:
             return
         match report:
             case ReplyPiece():
-                await self._open(response)
-                await self._send(response.events.piece(report.text))
-                response.first_token_ms = response.first_token_ms or self._since_due_ms(response)
+                await response.write(report.text)
             case ReplyBegun():
-                response.first_token_ms = self._since_due_ms(response)
+                response.note("first_token_ms")
             case SpokenPiece():
-                await self._take_spoken(response, report.spoken)
+                self.was_heard |= isinstance(report.spoken, AudioChunk)
+                if why := await response.speak(report.spoken):
+                    await self._tell_voice_lost(response, why)
                 report.taken.set()
+            case ReplyCall():
+                await response.call(report.call)
             case ReplyEnded():
-                await self._end_generated(response, report.failure)
+                self._forget(response)
+                await (response.end("failed", failure=report.failure) if report.failure else response.complete())
+                await self._go_on()
 
-    async def _take_spoken(self, response: _Response, spoken: Spoken) -> None:
-        await self._open(response)
-        assert response.alignment
-        match spoken:
-            case SentenceBegun(text):
-                response.first_sentence_ms = response.first_sentence_ms or self._since_due_ms(response)
-                response.alignment.begin(text)
-                await self._send(response.events.piece(text))
-            case AudioChunk(pcm):
-                await self._send(response.events.audio(pcm))
-                response.alignment.add(len(pcm) // 2)
-                response.first_audio_ms = response.first_audio_ms or self._since_due_ms(response)
-            case SentenceMade(samples):
-                response.alignment.settle(samples)
-            case VoiceLost(why) if not self._voice_failed:
-                self._voice_failed = True
-                log.warning("%s is not spoken: %s", response.events.response_id, why)
-                message = f"replies go on in writing where they cannot be spoken: {why}"
-                await self._send(error(ProtocolError("voice_failed", message), kind="server_error"))
+    def _find(self, response_id: str) -> Response | None:
+        if self._active and self._active.id == response_id:
+            return self._active
+        return self._beside.get(response_id)
 
-    def _new_response(self, due: ReplyDue) -> _Response:
-        settings, overrides = due.settings, due.overrides
-        wanted = overrides.max_output_tokens or settings.max_output_tokens
-        own = settings.instructions if overrides.instructions is None else overrides.instructions
-        instructions = self._conversation.instructions(own)
-        spoken = self._speech if (overrides.output or settings.output) == "audio" else None
-        return _Response(
-            ReplyEvents(self._conversation_id, wanted, overrides.metadata, spoken.voice.name if spoken else None),
-            due,
-            instructions,
-            self._limited(wanted),
-            self._count_input(instructions),
-            self._conversation.last_id or "root",
-            Alignment() if spoken else None,
-        )
+    async def _begin(self, response: Response) -> None:
+        await response.begin()
+        if (failure := response.plan.due.failure) is not None:
+            await self._end(response, "failed", failure=failure)
+            return
+        context = self._open_context() if response.out_of_band else self._context
+        work = self._generate(response.id, response.plan, response.pace, context)
+        response.task = self._tasks.create_task(work, name=f"reply {response.id}")
+        if context is not self._context:
+            response.task.add_done_callback(lambda _: context.close())
 
-    def _limited(self, wanted: int | Literal["inf"]) -> Sampling:
-        most = self._sampling.max_tokens
-        return replace(self._sampling, max_tokens=most if wanted == "inf" else min(wanted, most))
+    def _open_context(self) -> Context:
+        """For a response out of band; where there is no room, it waits for the conversation's own replies."""
+        try:
+            return self._around.engine.open_context()
+        except CapacityError:
+            return self._context
 
-    async def _generate(self, response: _Response, history: Sequence[Exchange]) -> None:
-        response_id = response.events.response_id
-        reply = self._context.reply(response.instructions, history, response.sampling)
-        if response.alignment and self._speech:
-            pieces = partial(speak, options=self._speech, pace=self._pace, clock=self._clock)
+    async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
+        caller, given = self._options.caller, plan.due.overrides.say
+        reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
+        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
+        names = self._around.conversation.names
+        asked = name_speakers(written, names) if names and given is None else written
+        reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
+        if plan.speech:
+            pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)
             await speak_reply(response_id, reply, pieces, self._report)
         else:
             await write_reply(response_id, reply, self._report)
 
-    async def _open(self, response: _Response) -> None:
-        """Make the assistant's message known, if it is not."""
-        if response.item is None:
-            response.item = Item(
-                response.events.item_id, "assistant", status="in_progress", alignment=response.alignment
-            )
-            before = self._conversation.add(response.item, self._conversation.place_after(response.after))
-            for event in response.events.open(before):
-                await self._send(event)
-
-    async def _end_generated(self, response: _Response, failure: str | None) -> None:
-        if failure is not None:
-            await self._end(response, "failed", failure=failure)
-            return
-        await self._open(response)  # a reply of no words is still a message
-        if self._engine.count_tokens(response.events.text) >= response.sampling.max_tokens:
-            await self._end(response, "incomplete", reason="max_output_tokens")
-        else:
-            await self._end(response, "completed")
-
     async def _end(
-        self,
-        response: _Response,
-        ending: Ending,
-        *,
-        reason: str | None = None,
-        failure: str | None = None,
+        self, response: Response, ending: Ending, *, reason: str | None = None, failure: str | None = None
     ) -> None:
-        """Close the response and everything it opened; then turn to the one that is due."""
-        self._active = None
-        if response.task:
-            response.task.cancel()
-        if ending == "cancelled":
-            self._pace.drop()
-        output_tokens = self._engine.count_tokens(response.events.text)
-        if item := response.item:
-            if item.alignment and ending == "cancelled":
-                item.alignment.truncate(item.alignment.sent_ms)  # nobody can have heard more
-            item.text = item.alignment.text if item.alignment else response.events.text
-            item.tokens = self._engine.count_tokens(item.text)
-            item.status = "completed" if ending == "completed" else "incomplete"
-        spoken_tokens = round(SPOKEN_TOKENS_PER_S * response.seconds)
-        usage, latency = _usage(*response.input_tokens, output_tokens, spoken_tokens), self._latency(response)
-        for event in response.events.end(ending, usage=usage, reason=reason, failure=failure, latency=latency):
-            await self._send(event)
-        if self._due:
+        """Close a response, and turn to the one that is due."""
+        self._forget(response)
+        await response.end(ending, reason=reason, failure=failure)
+        await self._go_on()
+
+    def _forget(self, response: Response) -> None:
+        if response is self._active:
+            self._active = None
+        else:
+            del self._beside[response.id]
+
+    async def _go_on(self) -> None:
+        if self._due and not self._active:
             due, self._due = self._due, None
             await self.answer(due)
 
-    def _latency(self, response: _Response) -> dict[str, float | None]:
-        wait_ms = response.due.vad_wait_ms
-        spoken = {"first_sentence_ms": response.first_sentence_ms, "first_audio_ms": response.first_audio_ms}
-        return {
-            "vad_wait_ms": wait_ms,
-            "first_token_ms": response.first_token_ms,
-            **(spoken if response.alignment else {}),
-            "total_ms": round((wait_ms or 0) + self._since_due_ms(response), 1),
-        }
+    async def _tell_voice_lost(self, response: Response, why: str) -> None:
+        if not self._voice_failed:
+            self._voice_failed = True
+            log.warning("%s is not spoken: %s", response.id, why)
+            message = f"replies go on in writing where they cannot be spoken: {why}"
+            await self._around.send(error(ProtocolError("voice_failed", message), kind="server_error"))
 
-    def _since_due_ms(self, response: _Response) -> float:
-        return round(1000 * (self._clock() - response.due.confirmed_s), 1)
+    def _new_response(self, due: ReplyDue, conversation_id: str | None, pace: Pace) -> Response:
+        asked, plan = due.overrides, self._plan(due)
+        events = ReplyEvents(
+            self._around.new_id("resp"),
+            conversation_id,
+            asked.max_output_tokens or due.settings.max_output_tokens,
+            asked.metadata,
+            plan.speech.voice.name if plan.speech else None,
+            asked.output_format or due.settings.output_format,
+        )
+        return Response(events, plan, pace, self._around)
 
-    def _count_input(self, instructions: str) -> tuple[int, int]:
+    def _plan(self, due: ReplyDue) -> ReplyPlan:
+        """The settings as they were, with what was asked of this response."""
+        settings, asked, conversation = due.settings, due.overrides, self._around.conversation
+        items = conversation.items if due.input is None else due.input
+        tools = _usable(settings, asked)
+        own = settings.instructions if asked.instructions is None else asked.instructions
+        told = self._instructions(items, own, tools)
+        parallel = settings.parallel_tool_calls if asked.parallel_tool_calls is None else asked.parallel_tool_calls
+        return ReplyPlan(
+            due,
+            told,
+            self._seen(settings, exchanges(items)),
+            self._limited(asked.max_output_tokens or settings.max_output_tokens),
+            self._options.speech if (asked.output or settings.output) == "audio" else None,
+            tools,
+            parallel,
+            self._count_input(items, told),
+            conversation.last_id or "root",
+        )
+
+    def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
+        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
+
+    def _instructions(self, items: Sequence[Item], own: str, tools: Sequence[FunctionTool]) -> str:
+        told, caller = instructions(items, own), self._options.caller
+        return "\n".join(filter(None, [told, caller.tell(tools)])) if caller and tools else told
+
+    def _limited(self, wanted: int | Literal["inf"]) -> Sampling:
+        most = self._options.sampling.max_tokens
+        return replace(self._options.sampling, max_tokens=most if wanted == "inf" else min(wanted, most))
+
+    def _count_input(self, items: Sequence[Item], told: str) -> tuple[int, int]:
         """Tokens of text and of audio that a reply is made from, were nothing dropped."""
-        items = self._conversation.items
         text = sum(item.tokens for item in items if item.role != "system")  # those are in the instructions
         seconds = sum(item.seconds for item in items if item.heard)
-        return self._engine.count_tokens(instructions) + text, round(AUDIO_TOKENS_PER_S * seconds)
+        return self._around.engine.count_tokens(told) + text, round(AUDIO_TOKENS_PER_S * seconds)
+
+    def _new_pace(self) -> Pace:
+        return Pace(self._options.speech.lead_s if self._options.speech else 0)
 
 
-def _usage(heard_text: int, heard_audio: int, text_tokens: int, audio_tokens: int) -> dict[str, Any]:
-    inputs, outputs = heard_text + heard_audio, text_tokens + audio_tokens
-    return {
-        "total_tokens": inputs + outputs,
-        "input_tokens": inputs,
-        "output_tokens": outputs,
-        "input_token_details": {"text_tokens": heard_text, "audio_tokens": heard_audio, "cached_tokens": 0},
-        "output_token_details": {"text_tokens": text_tokens, "audio_tokens": audio_tokens},
-    }
+def _usable(settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
+    """The functions that a response may call."""
+    choice = asked.tool_choice or settings.tool_choice
+    tools = settings.tools if asked.tools is None else asked.tools
+    return () if choice == "none" else tools

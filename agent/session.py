@@ -9,15 +9,21 @@ string; it holds no state.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from agent.attribution import Attribution
+from agent.audio import Encoder, check_samples
 from agent.conversation import Conversation, Item
+from agent.diarization import hear_changes
 from agent.ear import Ear, EarLimits, OpenUtterance, to_ms
-from agent.generation import ReplyBegun, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
+from agent.errors import SessionOver
+from agent.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
+from agent.new_items import make_item
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
     AudioAppend,
@@ -26,24 +32,34 @@ from agent.protocol.client_events import (
     ClientEvent,
     ItemCreate,
     ItemDelete,
+    ItemRetrieve,
     ItemTruncate,
+    PlaybackAck,
     ResponseCancel,
-    ResponseCreate,
     SessionUpdate,
     parse_client_event,
 )
 from agent.protocol.errors import ProtocolError
-from agent.protocol.settings import SessionSettings, merge
-from agent.responses import ReplyDue, ReplyOptions, Responses
-from agent.speakers import Speakers
+from agent.protocol.handshake import Handshake
+from agent.protocol.items import ItemReference, NewItem, NewMessage
+from agent.protocol.legacy import legacy
+from agent.protocol.response_create import ResponseCreate
+from agent.protocol.settings import Fixed, SessionSettings, merge
+from agent.protocol.speakers import SpeakerName
+from agent.response import ReplyDue, Surroundings
+from agent.responses import ReplyOptions, Responses
+from agent.speakers import SpeakerOptions
+from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
+from agent.vad import SAMPLE_RATE
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
 MAILBOX_MESSAGES: Final = 64  # then whoever delivers waits, and so does the client
 LARGE_MESSAGE_CHARS: Final = 2**18  # one at a time, so that a mailbox stays small in bytes too
 SLICE_S: Final = 1  # of audio, before other conversations get their chance
-MAX_TRANSCRIPTS: Final = 8  # under way in one conversation; more are refused
+ENOUGH_S: Final = 1.0  # of a voice, to tell whose it is
+ONLY_TRANSCRIPTS: Final = "a transcription session answers nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +69,10 @@ class SessionOptions:
     settings: SessionSettings  # that a session begins with
     replies: ReplyOptions
     ear: EarLimits
-    same_speaker_similarity: float
+    speakers: SpeakerOptions
     version: str
-
-
-@dataclass(frozen=True, slots=True)
-class _TranscriptPiece:
-    """Report: more of what was said."""
-
-    item: Item
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class _TranscriptEnded:
-    """Report: that was all."""
-
-    item: Item
-    text: str
-    failure: str | None
+    lifetime_s: float | None = None  # then a session is over
+    legacy: bool = False  # events by the names of the beta for all, not only for those that ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,22 @@ class _HeardAhead:
     heard: Heard | None  # None: listening failed, which the end of the turn will tell
 
 
+@dataclass(frozen=True, slots=True)
+class _HeardEarly:
+    """Report: what was said so far, enough to tell whose voice it is."""
+
+    said: OpenUtterance
+    heard: Heard
+
+
+@dataclass(frozen=True, slots=True)
+class _Expired:
+    """Report: the session has lasted as long as it may."""
+
+
+_Report = ReplyReport | TranscriptReport | _HeardAhead | _HeardEarly | _Expired
+
+
 class Session:
     """A conversation between one client and the model."""
 
@@ -92,30 +109,38 @@ class Session:
         options: SessionOptions,
         send: Callable[[str], Coroutine[Any, Any, None]],
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        observe: Callable[[events.ServerEvent], None] = lambda _: None,
+        handshake: Handshake = Handshake(),  # noqa: B008 - it is frozen
+        wall_clock: Callable[[], float] = time.time,
+        new_id: Callable[[str], str] = events.new_id,
     ) -> None:
         """Whoever makes a session closes it. Raises CapacityError when the engine has no room for it."""
-        self.id = events.new_id("sess")
+        self.id = new_id("sess")
         self._engine, self._options, self._send_text, self._clock = engine, options, send, clock
-        self._mailbox: asyncio.Queue[str | bytes | ReplyReport | _TranscriptPiece | _TranscriptEnded | _HeardAhead] = (
-            asyncio.Queue(MAILBOX_MESSAGES)
-        )
+        self._observe, self._new_id = observe, new_id
+        self._mailbox: asyncio.Queue[str | bytes | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._now_s = clock()  # when what is acted on came
+        self._expires_at = None if options.lifetime_s is None else int(wall_clock() + options.lifetime_s)
         self._context = engine.open_context()
         self._tasks = asyncio.TaskGroup()
-        self._settings = options.settings
-        self._ear = Ear(self._context, options.ear, options.settings)
+        self._settings, self._handshake = handshake.apply(options.settings), handshake
+        self._legacy = handshake.legacy or options.legacy
+        self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
-        self._speakers = Speakers(options.same_speaker_similarity)
-        self._transcripts = 0  # under way
-        self._responses = Responses(
-            engine,
-            self._context,
-            self._conversation,
-            options.replies,
-            self._tasks,
-            self._mailbox.put,
-            self._send,
-            clock,
+        self._who = Attribution(options.speakers, self._settings.speakers, self._conversation, self._send)
+        report = self._mailbox.put
+        self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
+        around = Surroundings(
+            engine, self._conversation, options.replies.caller, self._send, lambda: self._now_s, new_id
         )
+        self._responses = Responses(self._context, options.replies, self._tasks, report, around, clock)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is owed to the client: no answer, no transcript, and nobody is speaking."""
+        heard_out = self._transcripts.idle and not self._ear.holds_audio and self._mailbox.empty()
+        return heard_out and self._responses.all_done
 
     async def receive(self, message: str | bytes) -> None:
         """Deliver a message of the client; waits while there is enough to do."""
@@ -124,26 +149,16 @@ class Session:
             await self._mailbox.join()
 
     async def run(self) -> None:
-        """Converse until cancelled; no task outlives this call."""
+        """Converse until cancelled; no task outlives this call. Raises SessionOver, in a group, when time is up."""
         async with self._tasks:
-            wire = self._settings.to_wire(self.id)
-            await self._send(events.session_created(wire, self._options.version))
+            if self._options.lifetime_s is not None:
+                self._tasks.create_task(self._expire(self._options.lifetime_s), name=f"expire {self.id}")
+            await self._who.begin()
+            await self._send(events.session_created(self._to_wire(), self._options.version))
             while True:
-                match await self._mailbox.get():
-                    case str() | bytes() as message:
-                        await self._take_message(message)
-                    case ReplyPiece() | ReplyBegun() | SpokenPiece() as piece:
-                        await self._responses.take(piece)
-                    case ReplyEnded() as ended:
-                        await self._responses.take(ended)
-                        self._prepare()
-                    case _TranscriptPiece() as written:
-                        await self._take_transcript_piece(written)
-                    case _TranscriptEnded() as over:
-                        await self._end_transcript(over)
-                        self._prepare()
-                    case _HeardAhead() as ahead:
-                        self._take_heard_ahead(ahead)
+                message = await self._mailbox.get()
+                self._now_s = self._clock()
+                await self._take(message)
                 self._mailbox.task_done()
 
     def close(self) -> None:
@@ -151,16 +166,46 @@ class Session:
         self._ear.clear()
         self._context.close()
 
+    async def _take(self, message: str | bytes | _Report) -> None:
+        match message:
+            case str() | bytes():
+                await self._take_message(message)
+            case ReplyPiece() | ReplyBegun() | SpokenPiece() | ReplyCall() | ReplyEnded():
+                await self._responses.take(message)
+            case TranscriptPiece() | TranscriptEnded():
+                await self._transcripts.take(message)
+            case _HeardAhead():
+                self._take_heard_ahead(message)
+            case _HeardEarly():
+                if self._ear.opened is message.said:
+                    await self._who.tell_early(message.said.item_id, message.heard)
+            case _Expired():
+                await self._end()
+        if isinstance(message, ReplyEnded | TranscriptEnded):
+            self._prepare()
+
+    async def _expire(self, lifetime_s: float) -> None:
+        await asyncio.sleep(lifetime_s)
+        await self._mailbox.put(_Expired())
+
+    async def _end(self) -> None:
+        why = f"the session has lasted {self._options.lifetime_s:g} s, as long as one may"
+        await self._responses.abandon(why)
+        await self._send(events.error(ProtocolError("session_expired", why)))
+        raise SessionOver(why)
+
+    def _to_wire(self) -> dict[str, Any]:
+        return self._settings.to_wire(self.id, self._expires_at)
+
     def _prepare(self) -> None:
         """Have the model read what was said, while nobody waits for it."""
-        if self._responses.idle and not self._transcripts:
-            instructions = self._conversation.instructions(self._settings.instructions)
-            self._context.prepare(instructions, self._conversation.exchanges(waiting=False))
+        if self._responses.idle and self._transcripts.idle and self._settings.kind == "realtime":
+            self._responses.prepare(self._settings)
 
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
         try:
-            event = parse_client_event(message)
+            event = parse_client_event(message, legacy=self._legacy)
             event_id = event.event_id
             await self._handle(event)
         except ProtocolError as error:
@@ -170,9 +215,9 @@ class Session:
     async def _handle(self, event: ClientEvent) -> None:
         match event:
             case AudioAppend():
-                await self._append(event.pcm)
+                await self._append(event.audio)
             case AudioCommit():
-                await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._clock()))
+                await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._now_s))
             case AudioClear():
                 self._ear.clear()
                 await self._send(events.audio_cleared())
@@ -180,6 +225,8 @@ class Session:
                 await self._update(event)
             case ItemCreate():
                 await self._create_item(event)
+            case ItemRetrieve():
+                await self._retrieve(event.item_id)
             case ItemDelete():
                 self._conversation.remove(event.item_id)
                 await self._send(events.item_deleted(event.item_id))
@@ -187,22 +234,32 @@ class Session:
                 await self._responses.truncate(event.item_id, event.audio_end_ms)
                 self._prepare()
             case ResponseCreate():
-                await self._responses.create(ReplyDue(self._settings, self._clock(), overrides=event))
+                await self._create_response(event)
+            case PlaybackAck():
+                await self._responses.acknowledge(event.item_id, event.played_ms)
             case ResponseCancel():
                 await self._responses.cancel(event.response_id)
+            case SpeakerName():
+                await self._who.name(event)
+                self._prepare()
 
     async def _update(self, event: SessionUpdate) -> None:
-        self._settings = merge(self._settings, event.patch, self._options.settings)
+        began = bool(self._conversation.items) or self._ear.holds_audio or not self._responses.idle
+        fixed = Fixed(kind=began or self._handshake.transcribes, voice=self._responses.was_heard)
+        self._settings = merge(self._settings, event.patch, self._options.settings, fixed)
         had_audio = self._ear.holds_audio
         self._ear.configure(self._settings)
+        self._transcripts.told = self._settings.transcription
+        self._who.settings = self._settings.speakers
         if had_audio and not self._ear.holds_audio:
             await self._send(events.audio_cleared())
-        await self._send(events.session_updated(self._settings.to_wire(self.id)))
+        await self._send(events.session_updated(self._to_wire()))
 
-    async def _append(self, pcm: bytes) -> None:
-        slice_bytes = 2 * SLICE_S * self._settings.input_rate_hz
-        for offset in range(0, len(pcm), slice_bytes):
-            for happened in self._ear.hear(pcm[offset : offset + slice_bytes]):
+    async def _append(self, audio: bytes) -> None:
+        check_samples(self._settings.input_format, audio, "audio")
+        slice_bytes = SLICE_S * self._settings.input_format.bytes_per_s
+        for offset in range(0, len(audio), slice_bytes):
+            for happened in self._ear.hear(audio[offset : offset + slice_bytes]):
                 match happened:
                     case SpeechStarted():
                         await self._speech_started(happened)
@@ -210,11 +267,25 @@ class Session:
                         self._speech_paused()
                     case SpeechStopped():
                         await self._speech_stopped(happened)
-            if len(pcm) > slice_bytes:
+            self._label_early()
+            if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
+
+    def _label_early(self) -> None:
+        """Once there is enough of a voice, have it compared, long before the turn is over."""
+        said = self._ear.opened
+        if said and not said.labelled and said.seconds >= ENOUGH_S and self._settings.speakers.policy != "off":
+            said.labelled = True
+            self._tasks.create_task(self._hear_early(said), name=f"hear early {said.item_id}")
+
+    async def _hear_early(self, said: OpenUtterance) -> None:
+        with suppress(CoreError):  # the end of the turn will tell
+            await self._mailbox.put(_HeardEarly(said, await said.utterance.hear()))
 
     async def _speech_started(self, started: SpeechStarted) -> None:
         await self._send(events.speech_started(self._ear.item_id, to_ms(started.start_sample)))
+        if said := self._ear.opened:
+            said.start_sample = started.start_sample
         detection = self._settings.turn_detection
         if detection and detection.interrupt_response:
             await self._responses.interrupt()
@@ -222,10 +293,15 @@ class Session:
 
     def _speech_paused(self) -> None:
         """Use the wait for the end of the turn: what was said so far may be all."""
-        detection, said = self._settings.turn_detection, self._ear.opened
-        if said and detection and detection.create_response and self._responses.idle and not said.heard_ahead:
+        said = self._ear.opened
+        if said and self._answers_by_itself() and self._responses.idle and not said.heard_ahead:
             said.heard_ahead = True
             self._tasks.create_task(self._hear_ahead(said, said.samples), name=f"hear ahead {said.item_id}")
+
+    def _answers_by_itself(self) -> bool:
+        """Whether a turn that the client did not ask about is answered."""
+        detection = self._settings.turn_detection
+        return self._settings.kind == "realtime" and detection is not None and detection.create_response
 
     async def _hear_ahead(self, said: OpenUtterance, samples: int) -> None:
         heard = None
@@ -237,54 +313,74 @@ class Session:
         said, heard = ahead.said, ahead.heard
         said.heard_ahead = False
         if heard and self._ear.opened is said and said.samples == ahead.samples:
-            guess = self._speakers.guess(heard.speaker_vector)
-            self._responses.speculate(self._settings, Exchange(heard=heard, speaker=guess.number))
+            guess = self._who.guess(heard)
+            if not self._who.refusal(guess):
+                number = guess.number if guess else None
+                self._responses.speculate(self._settings, Exchange(heard=heard, speaker=number))
 
     async def _speech_stopped(self, stopped: SpeechStopped) -> None:
-        due = ReplyDue(self._settings, self._clock(), to_ms(stopped.confirmed_sample - stopped.last_voiced_sample))
+        due = ReplyDue(self._settings, self._now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample))
         said = self._ear.take()
         await self._send(events.speech_stopped(said.item_id, to_ms(stopped.confirmed_sample)))
         await self._commit(said, due)
 
     async def _commit(self, said: OpenUtterance, due: ReplyDue) -> None:
-        """Make a user item of an utterance; answer it where the server finds the turns."""
-        item = Item(said.item_id, "user", spoken=True, seconds=said.seconds)
+        """Make a user item of an utterance, or several; answer the last where the server finds the turns."""
+        pieces = await self._split(said)
         try:
-            await self._send(events.audio_committed(item.id, self._conversation.last_id))
-            await self._add_item(item)
-            failure = await self._finish_listening(said, item)
+            for piece in pieces:
+                item = Item(piece.item_id, "user", spoken=True)
+                await self._send(events.audio_committed(item.id, self._conversation.last_id))
+                await self._add_item(item)
+                failure = await self._finish_listening(piece, item)
+                if piece is pieces[-1] and self._answers_by_itself():
+                    await self._responses.answer(replace(due, failure=failure or self._who.refusal_of(item)))
+                await self._transcripts.begin(item, failure)
         finally:
-            said.utterance.cancel()
-        detection = self._settings.turn_detection
-        if detection and detection.create_response:
-            await self._responses.answer(replace(due, failure=failure))
-        await self._transcribe(item, failure)
+            for piece in pieces:
+                piece.utterance.cancel()
+
+    async def _split(self, said: OpenUtterance) -> list[OpenUtterance]:
+        """An utterance for each voice, where they are to be told apart within a turn."""
+        speakers = self._settings.speakers
+        if not speakers.split_turns or speakers.policy == "off":
+            return [said]
+        try:
+            changes = await hear_changes(self._context, said.pcm, self._options.speakers.scale)
+        except CoreError:  # the whole may still be heard
+            changes = []
+        if not changes:
+            return [said]
+        said.utterance.cancel()
+        return self._ear.cut(said, changes)
 
     async def _finish_listening(self, said: OpenUtterance, item: Item) -> str | None:
         """Give the item what was heard, and tell who spoke; returns why not, if not."""
+        item.seconds = said.seconds
+        self._conversation.audio.begin(item.id)
+        self._conversation.audio.add(item.id, b"".join(said.pcm))
         try:
             heard = await said.utterance.hear()
         except CoreError as error:
             return str(error)
-        guess = self._speakers.assign(heard.speaker_vector, heard.seconds)
-        item.heard, item.speaker = heard, guess.number
-        await self._send(events.speaker_told(item.id, guess.number, guess.similarity))
+        item.heard = heard
+        await self._who.tell(item, heard, None if said.start_sample is None else to_ms(said.start_sample))
         return None
 
     async def _create_item(self, event: ItemCreate) -> None:
-        self._conversation.check_new(event.item_id, event.previous_item_id)
-        item = Item(event.item_id or events.new_id("item"), event.role, event.text)
-        if event.pcm is None:
+        new = event.item
+        self._conversation.check_new(new.id, event.previous_item_id)
+        item = make_item(new, self._conversation, self._options.replies.caller, self._new_id)
+        if not isinstance(new, NewMessage) or new.audio is None:
             await self._add_item(item, event.previous_item_id)
             return
-        said = self._ear.take_whole(event.pcm, "item.content[0].audio")
+        said = self._ear.take_whole(new.audio, "item.content[0].audio")
         try:
-            item.spoken, item.seconds = True, said.seconds
             await self._add_item(item, event.previous_item_id)
             failure = await self._finish_listening(said, item)
         finally:
             said.utterance.cancel()
-        await self._transcribe(item, failure)
+        await self._transcripts.begin(item, failure)
 
     async def _add_item(self, item: Item, previous_item_id: str | None = None) -> None:
         before = self._conversation.add(item, previous_item_id)
@@ -292,41 +388,51 @@ class Session:
         await self._send(events.item_added(item.to_wire(), before))
         await self._send(events.item_done(item.to_wire(), before))
 
-    async def _transcribe(self, item: Item, failure: str | None) -> None:
-        """Have written down what was heard, for the history and the client; nobody waits for it."""
-        self._transcripts += 1
-        if failure is None and self._transcripts > MAX_TRANSCRIPTS:
-            failure = f"{MAX_TRANSCRIPTS} transcripts of this conversation are under way already"
-        if failure is not None or item.heard is None:
-            await self._end_transcript(_TranscriptEnded(item, "", failure))
+    async def _retrieve(self, item_id: str) -> None:
+        item = self._conversation.get(item_id)
+        audio = None
+        if (pcm := self._conversation.audio.get(item_id)) is not None:
+            settings = self._settings
+            heard = Encoder(settings.input_format, SAMPLE_RATE)
+            encoder = heard if item.spoken else Encoder(settings.output_format)
+            audio = base64.b64encode(encoder.push(pcm) + encoder.flush()).decode()
+        await self._send(events.item_retrieved(item.to_wire(audio)))
+
+    async def _create_response(self, event: ResponseCreate) -> None:
+        if self._settings.kind == "transcription":
+            raise ProtocolError("unsupported_event", f"response.create: {ONLY_TRANSCRIPTS}", param="type")
+        due = ReplyDue(self._settings, self._now_s, overrides=event)
+        self._responses.check(due)
+        if event.input is not None:
+            due = await self._with_input(due, event.input)
         else:
-            self._tasks.create_task(self._write_down(item, item.heard), name=f"transcribe {item.id}")
+            due = replace(due, failure=self._who.refusal_of(self._conversation.last_said))
+        await self._responses.create(due)
 
-    async def _write_down(self, item: Item, heard: Heard) -> None:
-        text, failure = "", None
-        try:
-            async with aclosing(self._engine.transcribe(heard)) as pieces:
-                async for piece in pieces:
-                    text += piece
-                    await self._mailbox.put(_TranscriptPiece(item, piece))
-        except CoreError as error:
-            failure = str(error)
-        await self._mailbox.put(_TranscriptEnded(item, text.strip(), failure))
-
-    async def _take_transcript_piece(self, piece: _TranscriptPiece) -> None:
-        if self._settings.transcription and piece.item in self._conversation.items:
-            await self._send(events.transcript_delta(piece.item.id, piece.text))
-
-    async def _end_transcript(self, ended: _TranscriptEnded) -> None:
-        item = ended.item
-        self._transcripts -= 1
-        item.text, item.tokens = ended.text, self._engine.count_tokens(ended.text)
-        if not self._settings.transcription or item not in self._conversation.items:
-            return
-        if ended.failure is None:
-            await self._send(events.transcript_completed(item.id, item.text, item.seconds, item.speaker))
-        else:
-            await self._send(events.transcript_failed(item.id, ended.failure))
+    async def _with_input(self, due: ReplyDue, given: Sequence[NewItem | ItemReference]) -> ReplyDue:
+        """The same with what is to be answered instead of the conversation."""
+        items: list[Item] = []
+        for index, new in enumerate(given):
+            path = f"response.input[{index}]"
+            if isinstance(new, ItemReference):
+                items.append(self._conversation.get(new.id, f"{path}.id"))
+                continue
+            item = make_item(new, self._conversation, self._options.replies.caller, self._new_id, items, path)
+            item.tokens = self._engine.count_tokens(item.text)
+            items.append(item)
+            if isinstance(new, NewMessage) and new.audio is not None:
+                said = self._ear.take_whole(new.audio, f"{path}.content[0].audio")
+                try:
+                    item.heard, item.seconds = await said.utterance.hear(), said.seconds
+                    if failure := self._who.refusal(self._who.guess(item.heard)):
+                        return replace(due, failure=failure, input=items)
+                except CoreError as error:
+                    return replace(due, failure=str(error), input=items)
+                finally:
+                    said.utterance.cancel()
+        return replace(due, input=items)
 
     async def _send(self, event: events.ServerEvent) -> None:
-        await self._send_text(events.encode(event))
+        self._observe(event)
+        for told in legacy(event) if self._legacy else [event]:
+            await self._send_text(events.encode(told, self._new_id))

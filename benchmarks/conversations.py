@@ -11,26 +11,21 @@ import json
 import random
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from _report import announce, machine, parser, percentile, plot, save, spread, table
+from _serving import CHUNK_S, QUIET, recorded_people, serve_clients
 
-from agent.config import AgentConfig
-from agent.server import serve
-from clients.realtime import SAMPLE_RATE, Conversation, connect
+from clients.realtime import Conversation, connect
 from wavllm_core.engine.core import EngineLimits
 from wavllm_core.engine.live import LiveEngine
+from wavllm_core.engine.load import Load
 from wavllm_core.engine.speculation import SpeculationLimits
 
-CLIPS = Path(__file__).parent.parent / "clients" / "demo" / "clips"
 LEVELS = (1, 4, 8, 16, 32)
-CHUNK_S = 0.04
-SPOKEN_S = (0.5, 5.0)  # of the clips that are used; a turn has one or more
+LOOK_EVERY_S = 0.5
 THINKING_S = (0.5, 2.0)
 WARM_UP_S = 6.0  # whose turns do not count
 
@@ -60,9 +55,9 @@ class Person:
                 self.answered.set()
 
     async def speak(self, ends_s: float) -> None:
-        quiet, chunk = np.zeros(round(CHUNK_S * SAMPLE_RATE), np.float32), round(CHUNK_S * SAMPLE_RATE)
+        chunk = len(QUIET)
         due_s = time.perf_counter() + self.rng.uniform(0, 3)
-        pending = quiet[:0]
+        pending = QUIET[:0]
         waits_s = 0.0  # silence still to come before the next turn
         self.answered.set()
         while due_s < ends_s:
@@ -75,15 +70,14 @@ class Person:
                     waits_s, pending = 0.0, self.rng.choice(self.turns)
                     self.answered.clear()
             packet, pending = pending[:chunk], pending[chunk:]
-            await self.conversation.send_audio(np.concatenate([packet, quiet[len(packet) :]]))
+            await self.conversation.send_audio(np.concatenate([packet, QUIET[len(packet) :]]))
             self.last_packet_s = time.perf_counter()
             due_s += CHUNK_S
 
 
 async def play(port: int, people: int, seconds: float) -> None:
     """The clients' process; prints its rows as JSON."""
-    turns = [soundfile.read(path, dtype="float32")[0] for path in sorted(CLIPS.glob("*.flac"))]
-    turns = [turn for turn in turns if SPOKEN_S[0] <= len(turn) / SAMPLE_RATE <= SPOKEN_S[1]]
+    turns = recorded_people()
     ends_s, found = time.perf_counter() + seconds, []
 
     async def converse(seed: int) -> None:
@@ -104,24 +98,11 @@ async def play(port: int, people: int, seconds: float) -> None:
 async def level(people: int, seconds: float, limits: EngineLimits) -> dict[str, Any]:
     """A server and so many people for so many seconds."""
     engine = LiveEngine.load(limits=limits)
-    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    config = AgentConfig()
-    config = replace(config, server=replace(config.server, port=0, max_sessions=people))
-    async with asyncio.TaskGroup() as tasks:
-        server = tasks.create_task(serve(config, engine, on_ready=ready.set_result))
-        command = [sys.executable, __file__, "--play", str(await ready), str(people), str(seconds)]
-        client = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        wait_ms, busiest, cpu_s, started_s = [], 0, time.process_time(), time.perf_counter()
-        while client.returncode is None:
-            figures = await engine.load_figures()
-            wait_ms.append(figures.queue_wait_ms)
-            busiest = max(busiest, figures.positions_filled)
-            await asyncio.wait([tasks.create_task(client.wait())], timeout=0.5)
-        assert client.stdout is not None
-        said = json.loads(await client.stdout.read())
-        cores = (time.process_time() - cpu_s) / (time.perf_counter() - started_s)
-        figures = await engine.load_figures()
-        server.cancel()
+    looks: list[Load] = []
+    cpu_s, started_s = time.process_time(), time.perf_counter()
+    said = await serve_clients(engine, people, seconds, looks.append, LOOK_EVERY_S)
+    cores = (time.process_time() - cpu_s) / (time.perf_counter() - started_s)
+    figures = await engine.load_figures()
     await engine.close()
     rows = said["rows"]
     return {
@@ -131,8 +112,8 @@ async def level(people: int, seconds: float, limits: EngineLimits) -> dict[str, 
         "wire_ms": spread([row["wire_ms"] for row in rows]),
         "vad_wait_ms": spread([row["vad_wait_ms"] for row in rows]),
         "server_cores": cores,
-        "queue_wait_ms": percentile(wait_ms, 0.5),
-        "positions_filled": busiest,
+        "queue_wait_ms": percentile([look.queue_wait_ms for look in looks], 0.5),
+        "positions_filled": max(look.positions_filled for look in looks),
         "speculations": figures.speculations,
         "speculations_used": figures.speculations_used,
         "tokens_wasted": figures.tokens_wasted,

@@ -4,8 +4,8 @@ The plain loop is what a page of transformers and peft code does: at the end of 
 and reads the whole prompt. Same weights, same history, same thread count, one run; the replies are compared.
 
 Live in three ways: `cut off`, where the audio ends in the middle of a block and the reply is due at once, as when a
-client commits; `paused`, where the rest of the block was encoded during the wait for the end of speech; and `ahead`,
-where the reply was begun then as well. The server does the last, and under load the second.
+client commits; `paused`, where the rest was encoded and the whole question read during the wait for the end of speech;
+and `ahead`, where the reply was begun then as well. The server does the last, and under load the second.
 
 Milliseconds are told twice: by the clock, and of processor time, which other programs of the machine hardly change.
 """
@@ -27,7 +27,8 @@ from wavllm_core.checkpoint import NANO, TIED_HEAD, Checkpoint, load
 from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Heard, Sampling
 from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine, LiveUtterance
-from wavllm_core.engine.llama import PREFIX
+from wavllm_core.engine.llama_shape import PREFIX
+from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.lora import gated
 from wavllm_core.model import RollingWavLLM
 from wavllm_core.prompt import PromptTemplate, Turn
@@ -35,6 +36,7 @@ from wavllm_core.prompt import PromptTemplate, Turn
 CLIP = Path(__file__).parent.parent / "clients" / "demo" / "clips" / "s2i_540a38c2.flac"
 CHUNK_SAMPLES = 320
 SAMPLING = Sampling()
+FIRST = Sampling(max_tokens=1)
 SHOWN = (1, 2, 5, 10, 20, 30, 40, 50)
 TIMES = ("plain", "cut off", "paused", "ahead", "whole reply", "history")  # the last two: paused
 
@@ -95,17 +97,31 @@ async def speak(engine: LiveEngine, context: LiveContext, waveform: np.ndarray) 
     return utterance
 
 
+async def pause(
+    engine: LiveEngine, context: LiveContext, waveform: np.ndarray, past: list[Exchange], speculations: int
+) -> LiveUtterance:
+    """Speak, and fall silent for longer than the engine has to do."""
+    engine.core.speculation.limits = SpeculationLimits(per_utterance=speculations)
+    utterance = await speak(engine, context, waveform)
+    context.speculate("", [*past, Exchange(heard=await utterance.hear(), speaker=1)], FIRST)
+    await rest(engine)
+    return utterance
+
+
 async def reply(
     context: LiveContext, utterance: LiveUtterance, past: list[Exchange]
 ) -> tuple[tuple[float, float], float, str, Heard]:
-    """What it took from the end of speech to the first piece and to the last, the reply, and what was heard."""
-    watch, first, text = Stopwatch(), None, ""
+    """What it took from the end of speech to the first token; then to the whole reply, asked for again.
+
+    Asked for alone, as the worker decodes on while the first token is handed over.
+    """
+    watch = Stopwatch()
     heard = await utterance.hear()
-    async for piece in context.reply("", [*past, Exchange(heard=heard, speaker=1)], SAMPLING):
-        first = first or watch.read()
-        text += piece
+    asked = [*past, Exchange(heard=heard, speaker=1)]
+    assert [piece async for piece in context.reply("", asked, FIRST)]
+    first, watch = watch.read(), Stopwatch()
+    text = "".join([piece async for piece in context.reply("", asked, SAMPLING)])
     utterance.cancel()
-    assert first
     return first, watch.read()[0], text, heard
 
 
@@ -115,14 +131,8 @@ async def converse(engine: LiveEngine, plain: PlainLoop, waveform: np.ndarray, t
     for _ in range(turns):
         history_tokens = len(engine.core.language.planner.plan_listening(past, "").keys)
         cut_off, _, cut_text, _ = await reply(context, await speak(engine, context, waveform), past)
-        utterance = await speak(engine, context, waveform)
-        await utterance.hear()
-        await rest(engine)
-        paused, total_ms, text, heard = await reply(context, utterance, past)
-        utterance = await speak(engine, context, waveform)
-        context.speculate("", [*past, Exchange(heard=await utterance.hear(), speaker=1)], SAMPLING)
-        await rest(engine)  # the wait for the end of speech is longer
-        ahead, _, ahead_text, _ = await reply(context, utterance, past)
+        paused, total_ms, text, heard = await reply(context, await pause(engine, context, waveform, past, 0), past)
+        ahead, _, ahead_text, _ = await reply(context, await pause(engine, context, waveform, past, 3), past)
         anew, plain_text = plain.answer(engine.core.language.planner.recent(past, 0), torch.from_numpy(waveform))
         transcript = "".join([piece async for piece in engine.transcribe(heard)])
         past.append(Exchange(transcript, speaker=1, reply=text))

@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,20 +20,21 @@ from rich.console import Console
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import new_id
-from clients.coffee import confirmed_coffee
+from clients.coffee import CUP_S, CoffeeMachine, confirmed_coffee
 from clients.display import latency_line
 from clients.file import CHUNK_SAMPLES, LEAD_SECONDS, Line
 from clients.mqtt import topics
 from clients.mqtt.broker import Arrived, BrokerAddress, Link
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import GATEWAY, AudioChunk, Message
 from clients.realtime import SAMPLE_RATE, ClientError, Waveform, to_pcm
+from clients.retry import Backoff, first
 from clients.turns import Latency
 
 REST_S: Final = 2.0  # for the transcript and the figures, which may come after the reply
 REPEAT_S: Final = 10.0  # an unanswered line, in case it or its reply was lost
 MAX_REMEMBERED: Final = 256  # ids of what arrived, to know it when it comes again
-STYLES: Final = {"transcript": "cyan", "reply": "green", "error": "red"}
+MACHINE: Final = "coffee"  # the channel on which the machine tells its state
+STYLES: Final = {"transcript": "cyan", "reply": "green", "error": "red", MACHINE: "bold yellow"}
 
 Values = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -51,8 +53,9 @@ class MqttDevice:
     ) -> None:
         self.name = name
         self._happened, self._repeat_s = happened, repeat_s
-        down = [topics.topic(name, channel) for channel in topics.DOWN]
-        self._link = Link(address, f"wavllm-device-{name}", [*down, topics.topic(GATEWAY, "status")], backoff=backoff)
+        down = {topics.topic(name, channel): 1 for channel in topics.DOWN}
+        status = topics.topic(GATEWAY, "status")
+        self._link = Link(address, f"wavllm-device-{name}", {**down, status: 1}, backoff=backoff)
         self._unanswered: dict[str, tuple[topics.Line, asyncio.Future[Values]]] = {}
         self._spoken: asyncio.Future[Values] | None = None  # the reply to what is being said
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -100,6 +103,11 @@ class MqttDevice:
             await self.send_pcm(to_pcm(chunk))
         await self.send_pcm(b"")
         return await self._spoken
+
+    async def tell(self, channel: str, values: Values) -> None:
+        """Publish a state of this device, which whoever comes later shall know, too."""
+        message = Message(topics.topic(self.name, channel), topics.encode(values), retain=True)
+        await self._link.outbox.put(message)
 
     async def send_pcm(self, pcm: bytes) -> None:
         """Send 16-bit samples at 16 kHz; none at all: nothing more will follow for now. May be lost."""
@@ -158,65 +166,102 @@ class MqttDevice:
         await self._link.outbox.put(Message(topics.topic(self.name, "text"), line.encode()))
 
 
-async def run_device(
-    name: str, lines: Sequence[Line], console: Console, address: BrokerAddress, patience_s: float = 20.0
-) -> bool:
-    """Say all lines, each after the reply to the one before; returns whether all were answered.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one line."""
 
+    line: Line
+    reply: Values | None = None  # None: there was none within the patience
+    waited_ms: float = 0.0  # from the last sample, or the typed line, to the reply, as the device sees it
+    latency: Latency | None = None  # as the server measured it
+
+    @property
+    def complete(self) -> bool:
+        return self.reply is not None and self.reply.get("status") == "completed"
+
+
+async def run_device(
+    name: str,
+    lines: Sequence[Line],
+    console: Console,
+    address: BrokerAddress,
+    patience_s: float = 20.0,
+    cup_s: float = CUP_S,
+) -> list[Answer]:
+    """Say all lines, each after the reply to the one before, and brew what was ordered; returns the answers.
+
+    cup_s: that the coffee machine takes for a cup
     Raises ClientError when the name cannot be one, or the broker refuses us.
     """
     try:
         topics.check_device(name)
     except ProtocolError as error:
         raise ClientError(error.message) from error
-    answered, screen = 0, _Screen(console)
-    async with MqttDevice(name, address, screen.show).connected() as device:
+    screen, answers = _Screen(console), []
+    async with MqttDevice(name, address, screen.show).connected() as device, asyncio.TaskGroup() as tasks:
+
+        async def tell(values: Values) -> None:
+            screen.show(MACHINE, values)
+            await device.tell(MACHINE, values)
+
+        screen.machine = machine = CoffeeMachine(tell, cup_s)
+        working = tasks.create_task(machine.run(), name="make coffee")
         for line in lines:
             console.print(f"\n{line.caption or line.text}", style="bold")
             screen.expect("reply", "latency", *(["transcript"] if line.waveform is not None else []))
-            reply = await _say(device, line, patience_s)
-            if reply is None:
+            answer = await _say(device, line, patience_s)
+            if answer.reply is None:
                 console.print(f"no answer within {patience_s:g} s", style="red")
-                continue
-            answered += reply.get("status") == "completed"
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REST_S):
-                    await screen.complete.wait()
-    return answered == len(lines)
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REST_S):
+                        await screen.complete.wait()
+            answers.append(replace(answer, latency=screen.latency))
+        await machine.finished()
+        working.cancel()
+    return answers
 
 
 class _Screen:
-    """Prints what the device is told, and makes coffee."""
+    """Prints what the device is told, and has coffee made."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._missing: set[str] = set()
         self.complete = asyncio.Event()  # all that was expected has come
+        self.latency: Latency | None = None  # of the last line
+        self.machine: CoffeeMachine | None = None
 
     def expect(self, *channels: str) -> None:
-        self._missing = set(channels)
+        self._missing, self.latency = set(channels), None
         self.complete.clear()
 
     def show(self, channel: str, values: Values) -> None:
         self._console.print(f"{channel:>10}  {_told(channel, values)}", style=STYLES.get(channel, "dim"))
-        if channel == "reply" and (coffee := confirmed_coffee(str(values.get("text")))):
-            self._console.print(f"{'machine':>10}  brews {coffee}", style="bold yellow")
+        if channel == "latency":
+            self.latency = _latency(values)
+        coffee = confirmed_coffee(str(values.get("text"))) if channel == "reply" else None
+        if coffee and self.machine and not self.machine.order(coffee):
+            self._console.print(f"the machine has too much to do for {coffee}", style="red")
         self._missing.discard(channel)
         if not self._missing:
             self.complete.set()
 
 
-async def _say(device: MqttDevice, line: Line, patience_s: float) -> Values | None:
-    """The reply to a line; None when there is none within the patience, counted from its end."""
-    with suppress(TimeoutError):
-        if line.waveform is None:
-            async with asyncio.timeout(patience_s):
-                return await device.ask(line.text or "")
+async def _say(device: MqttDevice, line: Line, patience_s: float) -> Answer:
+    """The answer to a line; without a reply when there is none within the patience, counted from its end."""
+    loop, spoken_s = asyncio.get_running_loop(), 0.0
+    if line.waveform is not None:
         lead = np.zeros(round(LEAD_SECONDS * SAMPLE_RATE), np.float32)
         waveform = np.concatenate([lead, line.waveform])
-        async with asyncio.timeout(patience_s + len(waveform) / SAMPLE_RATE):
-            return await device.speak(waveform)
-    return None
+        spoken_s = len(waveform) / SAMPLE_RATE
+    ended_s = loop.time() + spoken_s
+    try:
+        async with asyncio.timeout(patience_s + spoken_s):
+            reply = await (device.ask(line.text or "") if line.waveform is None else device.speak(waveform))
+    except TimeoutError:
+        return Answer(line)
+    return Answer(line, reply, 1000 * (loop.time() - ended_s))
 
 
 def _told(channel: str, values: Values) -> str:
@@ -225,6 +270,14 @@ def _told(channel: str, values: Values) -> str:
         return f"{values.get('speaker') or 'somebody'}: {values.get('text')}"
     if channel == "reply":
         return str(values.get("text") or values.get("error"))
-    if channel == "latency" and isinstance(values.get("first_token_ms"), int | float):
-        return latency_line(Latency(values.get("vad_wait_ms"), values["first_token_ms"], values["total_ms"]))
+    if channel == "latency" and (latency := _latency(values)):
+        return latency_line(latency)
+    if channel == MACHINE and "drink" in values:
+        return f"{values['state']}: {values['drink']}, cup {values['cup']} of {values['cups']}"
     return str(values.get("message") or values.get(channel) or values.get("state") or values)
+
+
+def _latency(values: Values) -> Latency | None:
+    if not isinstance(values.get("first_token_ms"), int | float):
+        return None  # cut off before its first token
+    return Latency(values.get("vad_wait_ms"), values["first_token_ms"], values["total_ms"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -21,6 +21,8 @@ COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_red", "bright_cyan")
 
 def turn_lines(turn: Turn) -> RenderableType:
     """A turn as it stands now: who said what, the reply, what went wrong, where the time went."""
+    if turn.ignored:
+        return _lines([("not meant", "dim", turn.transcript, "dim")])
     lines = [(_who(turn), _colour(turn.speaker), turn.transcript + ("" if turn.heard else " …"), "")]
     if turn.reply or turn.answered:
         lines.append(("assistant", "green", turn.reply + ("" if turn.answered else " …"), ""))
@@ -48,14 +50,26 @@ def summary(turns: Sequence[Turn]) -> Table:
 
 
 @asynccontextmanager
-async def follow(events: AsyncIterable[Event], console: Console) -> AsyncIterator[TurnLog]:
+async def follow(
+    events: AsyncIterable[Event],
+    console: Console,
+    status: Callable[[TurnLog], RenderableType] | None = None,
+    max_turns: int | None = None,
+) -> AsyncIterator[TurnLog]:
     """Take in events in the background and show what they amount to: open turns live, finished ones for good.
 
+    status: a line below the open turns, asked for some times a second
+    max_turns: finished ones that are remembered; None: all
     The end of `events` ends the block: raises what they raise, or ClientError when they just end.
     """
-    log = TurnLog()
+    log = TurnLog(max_turns=max_turns)
+
+    def now() -> RenderableType:
+        below = [status(log)] if status else []
+        return Group(*[turn_lines(turn) for turn in log.turns if not turn.complete], *below)
+
     try:
-        with Live(console=console, transient=True, auto_refresh=False) as live:
+        with Live(console=console, transient=True, auto_refresh=status is not None, get_renderable=now) as live:
             async with asyncio.TaskGroup() as tasks:
                 reader = tasks.create_task(_show(events, log, live), name="show events")
                 try:
@@ -71,11 +85,11 @@ async def _show(events: AsyncIterable[Event], log: TurnLog, live: Live) -> None:
     shown_problems = 0
     async for event in events:
         log.apply(event)
-        live.update(Group(*[turn_lines(turn) for turn in log.turns if not turn.complete]))
         for turn in log.turns:
             if turn.complete and turn not in shown:
                 live.console.print(turn_lines(turn))
                 shown.append(turn)
+        shown = [turn for turn in shown if turn in log.turns]
         for problem in log.problems[shown_problems:]:
             live.console.print(_lines([("error", "red", problem, "")]))
         shown_problems = len(log.problems)

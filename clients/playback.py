@@ -38,7 +38,7 @@ class Playback:
 
     def __init__(self, sample_rate: int, latency_s: float = 0.0) -> None:
         """latency_s: from a sample being taken to its being heard"""
-        self._sample_rate, self._latency_s = sample_rate, latency_s
+        self.sample_rate, self.latency_s = sample_rate, latency_s
         self._resampler = soxr.ResampleStream(REPLY_RATE, sample_rate, 1, dtype="float32")
         self._replies: deque[_Reply] = deque()  # bounded by the server, which sends little ahead
         self._quiet_samples: float = float("inf")  # taken since there was sound
@@ -48,8 +48,8 @@ class Playback:
     def sounding(self) -> bool:
         """A reply, or its echo, can be heard."""
         with self._lock:
-            tail_s = self._latency_s + ECHO_S
-            return self._waiting() or self._quiet_samples < tail_s * self._sample_rate
+            tail_s = self.latency_s + ECHO_S
+            return self._waiting() or self._quiet_samples < tail_s * self.sample_rate
 
     def put(self, item_id: str, pcm: bytes) -> None:
         """Add 16-bit mono audio at 24 kHz to a reply."""
@@ -80,10 +80,10 @@ class Playback:
     def drop(self) -> list[tuple[str, int]]:
         """Fall silent; returns the replies that were cut off, and after how many milliseconds of each."""
         with self._lock:
-            unheard_samples = self._latency_s * self._sample_rate
+            unheard_samples = self.latency_s * self.sample_rate
             cut = []
             for reply in self._replies:
-                heard_ms = 1000 * max(0.0, reply.taken_samples - unheard_samples) / self._sample_rate
+                heard_ms = 1000 * max(0.0, reply.taken_samples - unheard_samples) / self.sample_rate
                 if len(reply.waiting) or not reply.finished:
                     cut.append((reply.item_id, int(min(heard_ms, reply.received_ms))))
             self._replies.clear()
@@ -112,9 +112,14 @@ async def play_replies(conversation: Conversation, playback: Playback) -> AsyncI
         elif kind == "response.output_audio.done":
             playback.finish(event["item_id"])
         elif kind == "input_audio_buffer.speech_started":
-            for item_id, heard_ms in playback.drop():
-                await conversation.truncate(item_id, heard_ms)
+            await interrupt(conversation, playback)
         yield event
+
+
+async def interrupt(conversation: Conversation, playback: Playback) -> None:
+    """Fall silent, and tell the server how much was heard."""
+    for item_id, heard_ms in playback.drop():
+        await conversation.truncate(item_id, heard_ms)
 
 
 async def record_replies(conversation: Conversation, file: soundfile.SoundFile) -> AsyncIterator[Event]:

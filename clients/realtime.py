@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -21,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8710/v1/realtime"
 SAMPLE_RATE: Final = 16_000
 MAX_EVENT_BYTES: Final = 16 * 2**20
+KEY_VARIABLE: Final = "WAVLLM_API_KEY"  # of the environment: the key to show a server that wants one
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 Event = dict[str, Any]
@@ -39,9 +41,12 @@ class ClientError(Exception):
 class Conversation:
     """One open conversation: audio and typed text go in, events come out."""
 
-    def __init__(self, socket: ClientConnection, spoken: bool = False) -> None:
+    def __init__(
+        self, socket: ClientConnection, spoken: bool = False, extensions: frozenset[str] = frozenset()
+    ) -> None:
         self._socket = socket
         self.spoken = spoken  # replies come as audio
+        self.extensions = extensions  # to OpenAI Realtime, that the server announces
 
     async def send(self, event: Event) -> None:
         """Send any client event as it stands. Raises ClientError when the server is gone."""
@@ -100,7 +105,8 @@ async def connect(
     socket = await _open(url)
     async with socket:
         created = await _expect(socket, "session.created")
-        conversation = Conversation(socket, spoken and "output" in created["session"].get("audio", {}))
+        extensions = frozenset(created.get("wavllm", {}).get("extensions", []))
+        conversation = Conversation(socket, spoken and "output" in created["session"].get("audio", {}), extensions)
         if conversation.spoken:
             session["output_modalities"] = ["audio"]
         await conversation.send({"type": "session.update", "session": session})
@@ -114,16 +120,29 @@ def to_pcm(waveform: Waveform) -> bytes:
 
 
 async def _open(url: str) -> ClientConnection:
+    key = os.environ.get(KEY_VARIABLE)
+    shown = {"Authorization": f"Bearer {key}"} if key else None
     try:
         if urlsplit(url).hostname in LOOPBACK:  # a proxy of the environment could not reach this machine
-            return await open_websocket(url, max_size=MAX_EVENT_BYTES, proxy=None)
-        return await open_websocket(url, max_size=MAX_EVENT_BYTES)
+            return await open_websocket(url, additional_headers=shown, max_size=MAX_EVENT_BYTES, proxy=None)
+        return await open_websocket(url, additional_headers=shown, max_size=MAX_EVENT_BYTES)
     except (InvalidURI, ValueError) as error:
         raise ClientError(f"{url} is not a WebSocket address: {error}") from error
+    except InvalidStatus as refusal:
+        raise ClientError(f"{url} refused the session: {_reason(refusal)}") from refusal
     except InvalidHandshake as error:
         raise ClientError(f"{url} answers, but not as a Realtime server: {error}") from error
     except OSError as error:  # time-outs are among them
         raise ClientError(f"no server at {url} ({error}); start one with: wavllm serve") from error
+
+
+def _reason(refusal: InvalidStatus) -> str:
+    """What the server says, where it says it in JSON; else the status."""
+    try:
+        message = str(json.loads(refusal.response.body or b"")["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        return f"HTTP status {refusal.response.status_code}"
+    return f"{message} (the key comes from {KEY_VARIABLE})" if refusal.response.status_code == 401 else message
 
 
 async def _expect(socket: ClientConnection, kind: str) -> Event:

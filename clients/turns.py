@@ -33,6 +33,7 @@ class Turn:
     latency: Latency | None = None
     heard: bool = False  # the transcript is final
     answered: bool = False  # the response is over, however it ended
+    ignored: bool = False  # the assistant was not meant
     problem: str | None = None  # why there is no transcript, or no full reply
 
     @property
@@ -47,6 +48,7 @@ class TurnLog:
     turns: list[Turn] = field(default_factory=list)
     speaking: bool = False  # an utterance has begun and is not over
     problems: list[str] = field(default_factory=list)  # errors that belong to no turn
+    max_turns: int | None = None  # finished ones that are kept; None: all
     _by_item: dict[str, Turn] = field(default_factory=dict)
     _by_response: dict[str, Turn] = field(default_factory=dict)
 
@@ -73,8 +75,23 @@ class TurnLog:
             self._transcription(kind.removeprefix(TRANSCRIPTION), event)
         elif kind.startswith("response."):
             self._response(kind.removeprefix("response."), event)
+        elif kind == "conversation.item.deleted" and event["item_id"] in self._by_item:
+            turn = self._by_item[event["item_id"]]
+            turn.ignored = turn.heard = turn.answered = True
         elif kind == "error":
             self.problems.append(event["error"]["message"])
+        self._forget()
+
+    def _forget(self) -> None:
+        """Keep what is open, and so many of the finished turns and problems as wanted."""
+        if self.max_turns is None or len(self.turns) <= self.max_turns:
+            return
+        gone = next((turn for turn in self.turns if turn.complete), None)
+        if gone:
+            self.turns.remove(gone)
+            for names in (self._by_item, self._by_response):
+                for name in [name for name, turn in names.items() if turn is gone]:
+                    del names[name]
 
     def _transcription(self, kind: str, event: Event) -> None:
         turn = self._item(event)

@@ -2,28 +2,25 @@
 
 `parse_client_event` takes any message at all and either returns one of the classes below or raises
 ProtocolError. Unknown fields are ignored; unknown types, and known fields that ask for something this
-server does not do, are refused.
+server does not do, are refused. A binary message is an extension: audio as it is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal, NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn
 
 from agent.protocol.errors import ProtocolError
-from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS, Fields
-from agent.protocol.settings import NO_TOOLS, Modality, check_output_audio, output_modality, output_tokens
+from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, Fields
+from agent.protocol.items import NewItem, read_item
+from agent.protocol.legacy import modern
+from agent.protocol.response_create import ResponseCreate, read_response_create
+from agent.protocol.speakers import SpeakerName, read_enrol, read_name
 
-MAX_CONTENT_PARTS: Final = 16
-MAX_METADATA_PAIRS: Final = 16
 MAX_AUDIO_END_MS: Final = 24 * 3_600_000
-CONTENT_TYPES: Final = {
-    "system": ("input_text",),
-    "user": ("input_text", "input_audio"),
-    "assistant": ("output_text",),
-}
+NO_WEBRTC: Final = "there is such a buffer over WebRTC and SIP only; truncate the item instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class AudioAppend:
     """More of what the microphone heard."""
 
     event_id: str | None
-    pcm: bytes  # 16-bit little-endian mono at the rate of the session
+    audio: bytes  # in the input format of the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +55,24 @@ class AudioClear:
 
 @dataclass(frozen=True, slots=True)
 class ItemCreate:
-    """Put a message into the conversation."""
+    """Put an item into the conversation."""
 
     event_id: str | None
-    role: Literal["system", "user", "assistant"]
-    text: str
-    pcm: bytes | None  # spoken instead of typed
-    item_id: str | None  # chosen by the client
+    item: NewItem
     previous_item_id: str | None  # None: at the end; "root": at the beginning
 
 
 @dataclass(frozen=True, slots=True)
+class ItemRetrieve:
+    """Show an item, with its audio."""
+
+    event_id: str | None
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ItemDelete:
-    """Take a message out of the conversation."""
+    """Take an item out of the conversation."""
 
     event_id: str | None
     item_id: str
@@ -86,14 +88,12 @@ class ItemTruncate:
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseCreate:
-    """Answer now; whatever is None is as the session has it."""
+class PlaybackAck:
+    """So much of a spoken reply was played by now; an extension."""
 
-    event_id: str | None = None
-    instructions: str | None = None
-    max_output_tokens: int | Literal["inf"] | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    output: Modality | None = None
+    event_id: str | None
+    item_id: str
+    played_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,27 +110,33 @@ ClientEvent = (
     | AudioCommit
     | AudioClear
     | ItemCreate
+    | ItemRetrieve
     | ItemDelete
     | ItemTruncate
     | ResponseCreate
     | ResponseCancel
+    | PlaybackAck
+    | SpeakerName
 )
 
 
-def parse_client_event(message: str | bytes) -> ClientEvent:
-    """Read one message. Raises ProtocolError, with the event_id where one could be read."""
+def parse_client_event(message: str | bytes, *, legacy: bool = False) -> ClientEvent:
+    """Read one message; `legacy`: in the names of the beta.
+
+    Raises ProtocolError, with the event_id where one could be read.
+    """
     if len(message) > MAX_MESSAGE_BYTES:
         text = f"the message has {len(message)} bytes; the limit is {MAX_MESSAGE_BYTES}"
         raise ProtocolError("message_too_large", text)
     if isinstance(message, bytes):
-        raise ProtocolError("unknown_event", "binary messages are not understood; send JSON as text")
+        return AudioAppend(None, message)
     try:
         values = json.loads(message, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("invalid_json", f"the message is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ProtocolError("invalid_json", "the message must be a JSON object")
-    fields = Fields(values)
+    fields = Fields(modern(values) if legacy else values)
     event_id = fields.optional_text("event_id")
     try:
         kind = fields.text("type", MAX_ID_CHARS)
@@ -152,7 +158,7 @@ def _session_update(event_id: str | None, fields: Fields) -> SessionUpdate:
 
 
 def _audio_append(event_id: str | None, fields: Fields) -> AudioAppend:
-    return AudioAppend(event_id, fields.pcm("audio"))
+    return AudioAppend(event_id, fields.audio("audio"))
 
 
 def _audio_commit(event_id: str | None, fields: Fields) -> AudioCommit:
@@ -163,26 +169,16 @@ def _audio_clear(event_id: str | None, fields: Fields) -> AudioClear:
     return AudioClear(event_id)
 
 
+def _no_output_buffer(event_id: str | None, fields: Fields) -> NoReturn:
+    raise ProtocolError("unsupported_event", f"output_audio_buffer.clear: {NO_WEBRTC}", param="type")
+
+
 def _item_create(event_id: str | None, fields: Fields) -> ItemCreate:
-    item = fields.object("item")
-    item.choice("type", ["message"])
-    role = item.choice("role", list(CONTENT_TYPES))
-    text, pcm = "", None
-    parts = item.objects("content", MAX_CONTENT_PARTS)
-    if not parts:
-        raise item.wrong("content", "a list of at least one part")
-    for part in parts:
-        kind = part.choice("type", CONTENT_TYPES[role])
-        if kind != "input_audio":
-            text += part.text("text")
-        elif len(parts) > 1:
-            raise item.wrong("content", "one input_audio alone, or texts")
-        else:
-            pcm = part.pcm("audio")
-    if len(text) > MAX_TEXT_CHARS:
-        message = f"{item.at('content')} has {len(text)} characters; the limit is {MAX_TEXT_CHARS}"
-        raise ProtocolError("string_above_max_length", message, param=item.at("content"))
-    return ItemCreate(event_id, role, text, pcm, item.optional_text("id"), fields.optional_text("previous_item_id"))
+    return ItemCreate(event_id, read_item(fields.object("item")), fields.optional_text("previous_item_id"))
+
+
+def _item_retrieve(event_id: str | None, fields: Fields) -> ItemRetrieve:
+    return ItemRetrieve(event_id, fields.text("item_id", MAX_ID_CHARS))
 
 
 def _item_delete(event_id: str | None, fields: Fields) -> ItemDelete:
@@ -195,32 +191,9 @@ def _item_truncate(event_id: str | None, fields: Fields) -> ItemTruncate:
     return ItemTruncate(event_id, fields.text("item_id", MAX_ID_CHARS), end_ms)
 
 
-def _response_create(event_id: str | None, fields: Fields) -> ResponseCreate:
-    if fields.values.get("response") is None:
-        return ResponseCreate(event_id)
-    response = fields.object("response")
-    if "conversation" in response:
-        response.choice("conversation", ["auto"])
-    response.refuse("input", "this server answers the conversation only")
-    response.refuse("tools", NO_TOOLS)
-    check_output_audio(response)
-    return ResponseCreate(
-        event_id,
-        response.optional_text("instructions", MAX_TEXT_CHARS),
-        output_tokens(response) if response.values.get("max_output_tokens") is not None else None,
-        _metadata(response),
-        output_modality(response),
-    )
-
-
-def _metadata(response: Fields) -> dict[str, str]:
-    if response.values.get("metadata") is None:
-        return {}
-    pairs = response.object("metadata")
-    if len(pairs.values) > MAX_METADATA_PAIRS or any(len(name) > 64 for name in pairs.values):
-        limit = f"an object of at most {MAX_METADATA_PAIRS} keys of at most 64 characters"
-        raise response.wrong("metadata", limit)
-    return {name: pairs.text(name, max_chars=512) for name in pairs.values}
+def _playback_ack(event_id: str | None, fields: Fields) -> PlaybackAck:
+    played_ms = fields.integer("played_ms", 0, MAX_AUDIO_END_MS)
+    return PlaybackAck(event_id, fields.text("item_id", MAX_ID_CHARS), played_ms)
 
 
 def _response_cancel(event_id: str | None, fields: Fields) -> ResponseCancel:
@@ -232,9 +205,14 @@ PARSERS: Final[dict[str, Callable[[str | None, Fields], ClientEvent]]] = {
     "input_audio_buffer.append": _audio_append,
     "input_audio_buffer.commit": _audio_commit,
     "input_audio_buffer.clear": _audio_clear,
+    "output_audio_buffer.clear": _no_output_buffer,
     "conversation.item.create": _item_create,
+    "conversation.item.retrieve": _item_retrieve,
     "conversation.item.delete": _item_delete,
     "conversation.item.truncate": _item_truncate,
-    "response.create": _response_create,
+    "response.create": read_response_create,
     "response.cancel": _response_cancel,
+    "wavllm.playback.ack": _playback_ack,
+    "wavllm.speaker.name": read_name,
+    "wavllm.speaker.enrol": read_enrol,
 }

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from typing import Any, Final
 
 from agent.protocol.errors import ProtocolError
 
 ServerEvent = dict[str, Any]
 
-EXTENSIONS: Final = ["wavllm.speaker", "wavllm_latency"]
+EXTENSIONS: Final = [
+    "wavllm.speaker",
+    "wavllm.speaker.name",
+    "wavllm.speaker.enrol",
+    "wavllm.playback",
+    "wavllm_latency",
+    "wavllm_say",
+    "binary_audio",
+]
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription"
 
 
@@ -23,7 +32,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(8)}"
 
 
-def encode(event: ServerEvent) -> str:
+def encode(event: ServerEvent, new_id: Callable[[str], str] = new_id) -> str:
     """The message that carries an event."""
     return json.dumps({"event_id": new_id("event"), **event}, separators=(",", ":"))
 
@@ -85,6 +94,10 @@ def item_deleted(item_id: str) -> ServerEvent:
     return {"type": "conversation.item.deleted", "item_id": item_id}
 
 
+def item_retrieved(item: dict[str, Any]) -> ServerEvent:
+    return {"type": "conversation.item.retrieved", "item": item}
+
+
 def item_truncated(item_id: str, audio_end_ms: int) -> ServerEvent:
     return {
         "type": "conversation.item.truncated",
@@ -94,29 +107,73 @@ def item_truncated(item_id: str, audio_end_ms: int) -> ServerEvent:
     }
 
 
-def speaker_told(item_id: str, number: int, similarity: float) -> ServerEvent:
-    """Extension: who spoke, by number within this session."""
+def playback(item_id: str, **ledger_ms: int) -> ServerEvent:
+    """Extension: how far the audio of a spoken reply has got."""
+    return {"type": "wavllm.playback", "item_id": item_id, **ledger_ms}
+
+
+def speaker_told(
+    item_id: str,
+    number: int,
+    name: str | None,
+    similarity: float,
+    confidence: float,
+    *,
+    person_id: str | None = None,
+    span: tuple[int, int] | None = None,
+    provisional: bool = False,
+) -> ServerEvent:
+    """Extension: who spoke, by number within this session, and by name where there is one.
+
+    person_id: of somebody enrolled
+    span: of the item in the audio of the session, in ms
+    provisional: the turn is not over; another event follows for the item
+    """
     return {
         "type": "wavllm.speaker",
         "item_id": item_id,
-        "speaker": speaker_name(number),
+        "speaker": name or speaker_name(number),
         "number": number,
+        "name": name,
+        "id": person_id,
         "similarity": round(similarity, 3),
+        "confidence": round(confidence, 3),
+        **({"audio_start_ms": span[0], "audio_end_ms": span[1]} if span else {}),
+        "provisional": provisional,
     }
+
+
+def speaker_named(number: int, name: str, person_id: str | None) -> ServerEvent:
+    """Extension: how a voice is called from now on; with an id when it is known in later sessions, too."""
+    return {"type": "wavllm.speaker.named", "number": number, "name": name, "id": person_id}
 
 
 def transcript_delta(item_id: str, delta: str) -> ServerEvent:
     return {"type": f"{TRANSCRIPTION}.delta", "item_id": item_id, "content_index": 0, "delta": delta}
 
 
-def transcript_completed(item_id: str, transcript: str, seconds: float, speaker: int | None) -> ServerEvent:
+def transcript_segment(item_id: str, segment_id: str, text: str, seconds: float, speaker: str) -> ServerEvent:
+    """Who said it; one turn is one segment."""
+    return {
+        "type": f"{TRANSCRIPTION}.segment",
+        "id": segment_id,
+        "item_id": item_id,
+        "content_index": 0,
+        "text": text,
+        "speaker": speaker,
+        "start": 0.0,
+        "end": round(seconds, 3),
+    }
+
+
+def transcript_completed(item_id: str, transcript: str, seconds: float, speaker: str | None) -> ServerEvent:
     return {
         "type": f"{TRANSCRIPTION}.completed",
         "item_id": item_id,
         "content_index": 0,
         "transcript": transcript,
         "usage": {"type": "duration", "seconds": round(seconds, 3)},
-        "speaker": speaker and speaker_name(speaker),
+        "speaker": speaker,
     }
 
 
@@ -130,12 +187,18 @@ def speaker_name(number: int) -> str:
 
 
 def message_item(item_id: str, role: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-    """A message of the conversation; audio is never sent back."""
-    return {
-        "id": item_id,
-        "object": "realtime.item",
-        "type": "message",
-        "role": role,
-        "status": status,
-        "content": content,
-    }
+    """A message of the conversation; audio is sent back only where somebody retrieves it."""
+    message = {"id": item_id, "object": "realtime.item", "type": "message", "role": role}
+    return {**message, "status": status, "content": content}
+
+
+def call_item(item_id: str, status: str, call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """A function call of the model."""
+    call = {"id": item_id, "object": "realtime.item", "type": "function_call", "status": status}
+    return {**call, "call_id": call_id, "name": name, "arguments": arguments}
+
+
+def call_output_item(item_id: str, call_id: str, output: str) -> dict[str, Any]:
+    """What a function call gave."""
+    done = {"id": item_id, "object": "realtime.item", "type": "function_call_output", "status": "completed"}
+    return {**done, "call_id": call_id, "output": output}

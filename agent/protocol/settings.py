@@ -7,22 +7,24 @@ a response keeps those it began with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, Fields
+from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
+from agent.protocol.speakers import SpeakerSettings, merge_speakers
+from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, read_tool_choice, read_tools
 
-INPUT_RATES_HZ: Final = (8_000, 16_000, 24_000, 48_000)
 MAX_PREFIX_MS: Final = 2_000
 MIN_SILENCE_MS: Final = 100
 MAX_SILENCE_MS: Final = 10_000
 MAX_OUTPUT_TOKENS: Final = 4_096
 MODEL: Final = "wavllm"
-OUTPUT_RATE_HZ: Final = 24_000
-OUTPUT_FORMAT: Final = {"type": "audio/pcm", "rate": OUTPUT_RATE_HZ}
 NO_VOICE: Final = 'this server has no voice; ask for ["text"]'
-NO_TOOLS: Final = "this server calls no tools yet"
+NOT_FOR_TRANSCRIPTION: Final = ("instructions", "output_modalities", "tools", "tool_choice", "max_output_tokens")
 
+Kind = Literal["realtime", "transcription"]
 Modality = Literal["text", "audio"]
 
 
@@ -42,57 +44,80 @@ class SessionSettings:
     """Everything a session.update can change."""
 
     instructions: str = ""
-    input_rate_hz: int = 24_000
+    input_format: AudioFormat = PCM_24_KHZ
     transcription: bool = True  # transcripts are sent; they are made in any case, for the history
     turn_detection: TurnDetection | None = TurnDetection()  # None: the client commits
     max_output_tokens: int | Literal["inf"] = "inf"
     output: Modality = "text"  # of replies; who wants to hear them says so
+    output_format: AudioFormat = PCM_24_KHZ  # of spoken ones
     voice: str | None = None  # the server's own, which no client changes; None: it cannot speak
+    calls_tools: bool = False  # whether the model can, likewise
+    kind: Kind = "realtime"
+    tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    model: str = MODEL  # as the client called it when it connected; there is one
+    asked_voice: str | None = None  # as the client called it; it means `voice`
+    speakers: SpeakerSettings = field(default_factory=SpeakerSettings)
 
-    def to_wire(self, session_id: str) -> dict[str, Any]:
-        """The session object of the protocol, with effective values only."""
-        detection = self.turn_detection
-        spoken = {"output": {"format": OUTPUT_FORMAT, "voice": self.voice, "speed": 1.0}}
+    def to_wire(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
+        """The session object of the protocol, with effective values only; `expires_at` in seconds of Unix time."""
+        extensions = {"speakers": self.speakers.to_wire()}
+        known = {"type": self.kind, "id": session_id, "expires_at": expires_at, "wavllm": extensions}
+        if self.kind == "transcription":
+            known["object"] = "realtime.transcription_session"
+            return {**known, "audio": {"input": self._input_to_wire()}, "include": None}
+        spoken = {"output": {"format": self.output_format.to_wire(), "voice": self.voice, "speed": 1.0}}
         return {
-            "type": "realtime",
+            **known,
             "object": "realtime.session",
-            "id": session_id,
             "model": MODEL,
             "instructions": self.instructions,
             "output_modalities": [self.output],
-            "audio": {
-                **(spoken if self.voice else {}),
-                "input": {
-                    "format": {"type": "audio/pcm", "rate": self.input_rate_hz},
-                    "noise_reduction": None,
-                    "transcription": {"model": MODEL} if self.transcription else None,
-                    "turn_detection": detection
-                    and {
-                        "type": "server_vad",
-                        "threshold": detection.threshold,
-                        "prefix_padding_ms": detection.prefix_padding_ms,
-                        "silence_duration_ms": detection.silence_duration_ms,
-                        "create_response": detection.create_response,
-                        "interrupt_response": detection.interrupt_response,
-                        "idle_timeout_ms": None,
-                    },
-                },
-            },
-            "tools": [],
-            "tool_choice": "auto",
+            "audio": {**(spoken if self.voice else {}), "input": self._input_to_wire()},
+            "tools": [tool.to_wire() for tool in self.tools],
+            "tool_choice": self.tool_choice,
+            "parallel_tool_calls": self.parallel_tool_calls,
             "max_output_tokens": self.max_output_tokens,
+            "truncation": "auto",
+        }
+
+    def _input_to_wire(self) -> dict[str, Any]:
+        detection = self.turn_detection
+        return {
+            "format": self.input_format.to_wire(),
+            "noise_reduction": None,
+            "transcription": {"model": MODEL} if self.transcription else None,
+            "turn_detection": detection
+            and {
+                "type": "server_vad",
+                "threshold": detection.threshold,
+                "prefix_padding_ms": detection.prefix_padding_ms,
+                "silence_duration_ms": detection.silence_duration_ms,
+                "create_response": detection.create_response,
+                "interrupt_response": detection.interrupt_response,
+                "idle_timeout_ms": None,
+            },
         }
 
 
-def merge(current: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What can no longer be changed in a session that has got on."""
+
+    kind: bool = False  # something was said
+    voice: bool = False  # the voice was heard
+
+
+def merge(
+    current: SessionSettings, patch: Fields, defaults: SessionSettings, fixed: Fixed | None = None
+) -> SessionSettings:
     """The settings after a session.update; `defaults` fill turn detection that was off.
 
     Raises ProtocolError when any part of the patch cannot be taken.
     """
-    if "type" in patch:
-        patch.choice("type", ["realtime"])
-    patch.refuse("tools", NO_TOOLS)
-    settings = current
+    fixed = fixed or Fixed()
+    settings = _merge_kind(current, patch, fixed)
     if output := output_modality(patch):
         if output == "audio" and current.voice is None:
             raise patch.wrong("output_modalities", f'["text"]: {NO_VOICE}')
@@ -101,9 +126,56 @@ def merge(current: SessionSettings, patch: Fields, defaults: SessionSettings) ->
         settings = replace(settings, instructions=patch.text("instructions"))
     if "max_output_tokens" in patch:
         settings = replace(settings, max_output_tokens=output_tokens(patch))
-    check_output_audio(patch)
+    settings = _merge_tools(settings, patch)
+    output_format, voice = output_audio(patch, current.output_format)
+    if voice and voice not in (current.asked_voice, current.voice):
+        if fixed.voice:
+            at = patch.at("audio.output.voice")
+            message = f"{at} cannot change to {voice!r}: the voice of this session was heard already"
+            raise ProtocolError("cannot_update_voice", message, param=at)
+        settings = replace(settings, asked_voice=voice)
+    settings = replace(settings, output_format=output_format or current.output_format)
     if "audio" in patch and "input" in (audio := patch.object("audio")):
         settings = _merge_input(settings, audio.object("input"), defaults)
+    if "wavllm" in patch and "speakers" in (extensions := patch.object("wavllm")):
+        speakers = merge_speakers(settings.speakers, extensions.object("speakers"), defaults.speakers.policy)
+        settings = replace(settings, speakers=speakers)
+    return settings
+
+
+def _merge_kind(current: SessionSettings, patch: Fields, fixed: Fixed) -> SessionSettings:
+    """What a session is, and all that no session of this server is."""
+    kind: Kind = patch.choice("type", ["realtime", "transcription"]) if "type" in patch else current.kind
+    if fixed.kind and kind != current.kind:
+        raise _immutable(patch, "type", current.kind, "something was said already")
+    if kind == "transcription":
+        for name in NOT_FOR_TRANSCRIPTION:
+            patch.refuse(name, "a transcription session answers nothing")
+    if patch.values.get("model") is not None and patch.text("model", MAX_ID_CHARS) not in (current.model, MODEL):
+        raise _immutable(patch, "model", current.model, "it was chosen when the session began")
+    patch.refuse("prompt", "this server keeps no prompt templates; send instructions")
+    patch.refuse("include", "this model tells no log probabilities")
+    if patch.values.get("truncation") is not None:
+        patch.choice("truncation", ["auto"])
+    return replace(current, kind=kind)
+
+
+def _immutable(patch: Fields, name: str, current: str, why: str) -> ProtocolError:
+    message = f"{patch.at(name)} is {current!r} and cannot change: {why}"
+    return ProtocolError("immutable_parameter", message, param=patch.at(name))
+
+
+def _merge_tools(settings: SessionSettings, patch: Fields) -> SessionSettings:
+    if not settings.calls_tools:
+        patch.refuse("tools", CANNOT_CALL)
+    tools, choice = read_tools(patch), read_tool_choice(patch)
+    settings = replace(
+        settings,
+        tools=settings.tools if tools is None else tools,
+        tool_choice=choice or settings.tool_choice,
+    )
+    if "parallel_tool_calls" in patch:
+        settings = replace(settings, parallel_tool_calls=patch.flag("parallel_tool_calls"))
     return settings
 
 
@@ -118,22 +190,21 @@ def output_modality(fields: Fields) -> Modality | None:
     return modality
 
 
-def check_output_audio(fields: Fields) -> None:
-    """Raises ProtocolError when `audio.output` asks for a sound that there is not; any voice means the one there is."""
+def output_audio(fields: Fields, current: AudioFormat) -> tuple[AudioFormat | None, str | None]:
+    """The format and the voice that `audio.output` asks for, if any. Any voice means the one there is.
+
+    Raises ProtocolError when it asks for a sound that there is not.
+    """
     if "audio" not in fields or "output" not in (audio := fields.object("audio")):
-        return
-    output = audio.object("output")
+        return None, None
+    output, wanted = audio.object("output"), None
     if output.values.get("format") is not None:
-        audio_format = output.object("format")
-        audio_format.choice("type", ["audio/pcm"])
-        if "rate" in audio_format:
-            audio_format.choice("rate", [OUTPUT_RATE_HZ])
-    if isinstance(output.values.get("voice"), dict):
-        output.object("voice").text("id", MAX_ID_CHARS)
-    else:
-        output.optional_text("voice")
+        wanted = read_format(output.object("format"), current)
     if output.values.get("speed") is not None:
         output.number("speed", 1, 1)
+    if isinstance(output.values.get("voice"), dict):
+        return wanted, output.object("voice").text("id", MAX_ID_CHARS)
+    return wanted, output.optional_text("voice")
 
 
 def output_tokens(fields: Fields) -> int | Literal["inf"]:
@@ -146,10 +217,7 @@ def output_tokens(fields: Fields) -> int | Literal["inf"]:
 def _merge_input(current: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
     settings = current
     if "format" in patch:
-        audio_format = patch.object("format")
-        audio_format.choice("type", ["audio/pcm"])
-        if "rate" in audio_format:
-            settings = replace(settings, input_rate_hz=audio_format.choice("rate", INPUT_RATES_HZ))
+        settings = replace(settings, input_format=read_format(patch.object("format"), current.input_format))
     if "transcription" in patch:
         wanted = patch.value("transcription") is not None
         if wanted:

@@ -17,13 +17,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
 from clients.display import summary
 from clients.file import Line, play, read_sound
-from clients.realtime import DEFAULT_URL, ClientError
+from clients.realtime import DEFAULT_URL, SAMPLE_RATE, ClientError, Waveform
 
 FOLDER: Final = Path(__file__).parent
 START_SECONDS: Final = 60.0  # a server that needs longer has a problem worth reading about
@@ -39,10 +39,9 @@ def run_demo(console: Console, port: int = 0, stay: bool = False) -> bool:
     Raises ClientError when the server does not start, or fails on the way.
     """
     lines = read_script(FOLDER / "conversation.json")
-    port = port or _free_port()
-    command = [sys.executable, "-m", "agent", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    port = port or free_port()
     started = time.monotonic()
-    with running_server(command, port) as url:
+    with running_server(serve_command(port), port) as url:
         start_seconds = time.monotonic() - started
         console.print(f"Server ready after {start_seconds:.1f} s at {url}\n", style="bold")
         turns = asyncio.run(play(lines, console, url))
@@ -56,16 +55,28 @@ def run_demo(console: Console, port: int = 0, stay: bool = False) -> bool:
     return answered >= len(lines)
 
 
+def serve_command(port: int) -> list[str]:
+    """What starts the server with its defaults, for this machine only."""
+    return [sys.executable, "-m", "agent", "serve", "--host", "127.0.0.1", "--port", str(port)]
+
+
 def read_script(path: Path) -> list[Line]:
-    """The lines of a conversation file: a list of {clip | text, caption}, clips in the folder beside it."""
+    """The lines of a conversation file: a list of {clip | text, caption}, clips in the folder beside it.
+
+    Of a clip `from_s` to `to_s` is said, where they are given.
+    """
     return [
-        Line(
-            text=entry.get("text"),
-            waveform=read_sound(path.parent / "clips" / entry["clip"]) if "clip" in entry else None,
-            caption=f"── {entry['caption']}",
-        )
+        Line(text=entry.get("text"), waveform=_clip(path.parent, entry), caption=f"── {entry['caption']}")
         for entry in json.loads(path.read_text(encoding="utf-8"))
     ]
+
+
+def _clip(folder: Path, entry: dict[str, Any]) -> Waveform | None:
+    if "clip" not in entry:
+        return None
+    waveform = read_sound(folder / "clips" / entry["clip"])
+    begin, end = (round(SAMPLE_RATE * entry.get(key, default)) for key, default in (("from_s", 0), ("to_s", 3600)))
+    return waveform[begin:end]
 
 
 @contextmanager
@@ -113,7 +124,8 @@ def _healthy(port: int) -> bool:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -71,6 +71,11 @@ class AudioFeed:
             self.dropped_samples += dropped.samples
         self._arrived.set()
 
+    def clear(self) -> None:
+        """Forget what waits; nobody counts it as lost."""
+        self._chunks.clear()
+        self._waiting_samples = 0
+
     async def pump(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Hand on everything until cancelled.
 

@@ -8,6 +8,7 @@ given a way to publish.
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ from typing import Any, Final
 from agent.protocol.errors import ProtocolError
 from clients.mqtt.audio import AudioFeed
 from clients.mqtt.lines import MAX_ATTEMPTS, Lines
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import AudioChunk, Line, Values, error_values
 from clients.realtime import SAMPLE_RATE, ClientError, Conversation, Event, connect
+from clients.retry import Backoff, first
 
 MAILBOX_MESSAGES: Final = 64  # overflow: lines are refused, the server waits
 ALREADY_ANSWERING: Final = "conversation_already_has_active_response"
+SAY: Final = "wavllm_say"  # the extension of the server that says a given text
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
 
 
@@ -41,6 +43,11 @@ class _AudioWaits:
 
 
 @dataclass(frozen=True, slots=True)
+class _Muted:
+    """The microphone was switched off or on."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Report:
     """What became of a connection: it was opened, the server said something, it was lost."""
 
@@ -55,6 +62,11 @@ class _Response:
     id: str
     line_id: str | None  # None: it answers what was spoken
     text: str = ""
+
+    @property
+    def key(self) -> str:
+        """What devices know it by."""
+        return self.line_id or self.id
 
 
 @dataclass(slots=True)
@@ -80,13 +92,17 @@ class _Talk:
     async def ask(self, line: Line) -> None:
         """Type a line; complaints about it come back with its id."""
         self.asking = True
+        if line.verbatim:
+            await self.ask_for_reply(line)
+            return
         item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": line.text}]}
         await self.send({"type": "conversation.item.create", "event_id": line.id, "item": item})
         await self.ask_for_reply(line)
 
     async def ask_for_reply(self, line: Line) -> None:
         self.ask_again = False
-        await self.send({"type": "response.create", "event_id": line.id, "response": {"metadata": {"line": line.id}}})
+        response = {"metadata": {"line": line.id}, **({SAY: line.text} if line.verbatim else {})}
+        await self.send({"type": "response.create", "event_id": line.id, "response": response})
 
 
 class Bridge:
@@ -98,20 +114,26 @@ class Bridge:
         limits: BridgeLimits,
         publish: Callable[[str, Values], Awaitable[None]],
         clock: Callable[[], float],
+        voice: Callable[[str, bytes], Awaitable[None]] | None = None,
     ) -> None:
+        """voice: is given what a reply, by its id, sounds like; without it replies come in writing alone"""
         self._url, self._limits, self._publish, self._clock = url, limits, publish, clock
-        self._mailbox: asyncio.Queue[Line | _AudioWaits | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
+        self._voice = voice
+        self._mailbox: asyncio.Queue[Line | _AudioWaits | _Muted | _Report] = asyncio.Queue(MAILBOX_MESSAGES)
         self._feed = AudioFeed(limits.stall_s, clock)
         self._lines = Lines()
         self._talk: _Talk | None = None
         self._connection: asyncio.Task[None] | None = None
         self._epoch = 0  # of the connection; what an older one reports is void
         self._active_s = clock()  # when somebody said something last
-        self._told_state = ""
+        self._muted = False
+        self._told_state: tuple[str, bool] | None = None
         self._unreachable = False
 
     def hear(self, chunk: AudioChunk) -> None:
-        """Take in audio; never waits."""
+        """Take in audio, unless the device is muted; never waits."""
+        if self._muted:
+            return
         self._feed.put(chunk)
         if self._connection is None and not self._mailbox.full():
             self._mailbox.put_nowait(_AudioWaits())
@@ -121,6 +143,13 @@ class Bridge:
         if self._mailbox.full():
             raise ProtocolError("too_many_lines", f"line {line.id!r} is refused: too many messages wait")
         self._mailbox.put_nowait(line)
+
+    def mute(self, muted: bool) -> None:
+        """Be deaf, or hear again; what was being said is forgotten. Raises ProtocolError when too much waits."""
+        if self._mailbox.full():
+            raise ProtocolError("too_many_messages", "the switch is refused: too many messages wait")
+        self._muted = muted
+        self._mailbox.put_nowait(_Muted())
 
     async def run(self) -> None:
         """Serve the device until cancelled; no task outlives this call."""
@@ -147,12 +176,17 @@ class Bridge:
             name = "unavailable" if self._unreachable else "idle"
         else:
             name = "listening" if talk.speaking else "thinking" if talk.thinking else "ready"
-        return {"state": name, "dropped_ms": _ms(feed.dropped_samples), "lost_ms": _ms(feed.lost_samples)}
+        return {
+            "state": name,
+            "muted": self._muted,
+            "dropped_ms": _ms(feed.dropped_samples),
+            "lost_ms": _ms(feed.lost_samples),
+        }
 
     async def _tell_state(self) -> None:
         state = self.state
-        if state["state"] != self._told_state:
-            self._told_state = state["state"]
+        if (told := (state["state"], state["muted"])) != self._told_state:
+            self._told_state = told
             await self._publish("state", state)
 
     def _deadline_s(self) -> float | None:
@@ -172,10 +206,12 @@ class Bridge:
             await self._lost(ClientError(f"no answer within {self._limits.patience_s:g} s"))
         self._talk, self._unreachable = None, False
 
-    async def _handle(self, message: Line | _AudioWaits | _Report) -> None:
+    async def _handle(self, message: Line | _AudioWaits | _Muted | _Report) -> None:
         match message:
             case Line():
                 await self._accept(message)
+            case _Muted() if self._muted:
+                await self._forget_speech()
             case _Report(epoch, news) if epoch == self._epoch:
                 if isinstance(news, Conversation):
                     self._talk, self._unreachable = _Talk(news, self._clock()), False
@@ -195,12 +231,21 @@ class Bridge:
             if reply is not None:
                 await self._publish("reply", reply)
 
+    async def _forget_speech(self) -> None:
+        self._feed.clear()
+        if talk := self._talk:
+            await talk.send({"type": "input_audio_buffer.clear"})
+            talk.speaking = False
+
     async def _ask_next(self) -> None:
         talk = self._talk
         if talk and self._lines and not talk.speaking and not talk.thinking:
             line = self._lines.ask()
             talk.heard_s = self._clock()
-            await talk.ask(line)
+            if line.verbatim and not (SAY in talk.conversation.extensions and talk.conversation.spoken):
+                await self._fail("the server has no voice for a given text")
+            else:
+                await talk.ask(line)
 
     async def _lost(self, why: ClientError) -> None:
         """Tell it once; a line without an answer is asked anew, but not for ever."""
@@ -230,8 +275,10 @@ class Bridge:
             line_id = (event["response"].get("metadata") or {}).get("line")
             talk.response = _Response(event["response"]["id"], line_id)
             talk.awaiting = talk.awaiting and line_id is not None
-        elif kind == "response.output_text.delta" and talk.response:
+        elif kind in ("response.output_text.delta", "response.output_audio_transcript.delta") and talk.response:
             talk.response.text += event["delta"]
+        elif kind == "response.output_audio.delta" and talk.response and self._voice:
+            await self._voice(talk.response.key, base64.b64decode(event["delta"]))
         elif kind == "response.done" and talk.response:
             await self._responded(talk, talk.response, event)
         elif kind == "error":
@@ -240,13 +287,14 @@ class Bridge:
     async def _responded(self, talk: _Talk, response: _Response, done: Event) -> None:
         talk.response, asked = None, self._lines.asked
         details = (done["response"].get("status_details") or {}).get("error") or {}
-        reply = _reply(
-            response.line_id or response.id, done["response"]["status"], response.text, details.get("message")
-        )
+        reply = _reply(response.key, done["response"]["status"], response.text, details.get("message"))
         if response.line_id is None:
             await self._publish("reply", reply)
         elif asked and asked.id == response.line_id:
             talk.asking = False
+            if asked.verbatim:  # it is none of the conversation's business
+                for item in done["response"].get("output", []):
+                    await talk.send({"type": "conversation.item.delete", "item_id": item["id"]})
             await self._settle(reply)
         if figures := done.get("wavllm_latency"):
             await self._publish("latency", {"id": reply["id"], **figures})
@@ -285,7 +333,10 @@ class Bridge:
         while True:
             problem = ClientError("the server ended the conversation")
             try:
-                async with connect(self._url) as conversation, asyncio.TaskGroup() as tasks:
+                async with (
+                    connect(self._url, spoken=self._voice is not None) as conversation,
+                    asyncio.TaskGroup() as tasks,
+                ):
                     pauses_s = self._limits.backoff.pauses_s()
                     await report(conversation)
                     tasks.create_task(self._feed.pump(conversation.send_pcm), name="send audio")

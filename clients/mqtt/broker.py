@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from aiomqtt import Client, MqttCodeError, MqttError, Will
 from paho.mqtt.reasoncodes import ReasonCode
 
 from clients.mqtt.outbox import WINDOW, Outbox
-from clients.mqtt.retry import Backoff, first
 from clients.mqtt.topics import Message
 from clients.realtime import ClientError
+from clients.retry import Backoff, first
 
 PASSWORD_VARIABLE: Final = "WAVLLM_MQTT_PASSWORD"
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
@@ -96,12 +96,13 @@ class Link:
         self,
         address: BrokerAddress,
         client_id: str,
-        topics: Sequence[str],
+        topics: Mapping[str, int],
         *,
         persistent: bool = False,
         will: Message | None = None,
         backoff: Backoff | None = None,
     ) -> None:
+        """topics: what to subscribe to, and with which QoS"""
         self.outbox = Outbox()
         self._address, self._client_id, self._topics = address, client_id, topics
         self._persistent, self._will = persistent, will
@@ -150,13 +151,14 @@ class Link:
 
         async def read() -> None:
             async for message in client.messages:
-                receive(Arrived(message.topic.value, bytes(message.payload), message.retain))
+                if any(message.topic.matches(topic) for topic in self._topics):  # amqtt sends others', too
+                    receive(Arrived(message.topic.value, bytes(message.payload), message.retain))
 
         self._client = client
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(read(), name="read from the broker")
-                await client.subscribe([(topic, 1) for topic in self._topics])
+                await client.subscribe(list(self._topics.items()))
                 tasks.create_task(self.outbox.deliver(publish), name="publish to the broker")
                 await greet()
         except asyncio.CancelledError:

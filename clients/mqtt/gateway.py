@@ -13,12 +13,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from agent.protocol.errors import ProtocolError
-from clients.mqtt import discovery, topics
+from clients.mqtt import discovery, hermes, topics
 from clients.mqtt.bridge import Bridge, BridgeLimits
 from clients.mqtt.broker import Arrived, BrokerAddress, Link
-from clients.mqtt.retry import Backoff, first
+from clients.mqtt.site import Site, SiteLimits
 from clients.mqtt.topics import GATEWAY, ROOT, AudioChunk, Line, Message, Values, encode, error_values
 from clients.realtime import DEFAULT_URL, ClientError
+from clients.retry import Backoff, first
 
 CLIENT_ID: Final = "wavllm-gateway"
 STATUS: Final = topics.topic(GATEWAY, "status")
@@ -34,6 +35,8 @@ class GatewaySettings:
     url: str = DEFAULT_URL
     max_devices: int = 256  # that may be known at a time; a restart forgets them
     discovery_prefix: str = discovery.DEFAULT_PREFIX  # of Home Assistant; "": without it
+    sites: tuple[str, ...] = ()  # of Rhasspy that are served over Hermes; others are refused
+    site_limits: SiteLimits = field(default_factory=SiteLimits)
     limits: BridgeLimits = field(default_factory=BridgeLimits)
     broker_backoff: Backoff = field(default_factory=Backoff)
 
@@ -42,6 +45,11 @@ class GatewaySettings:
             raise ClientError(f"{self.url} is not a WebSocket address")
         if set(self.discovery_prefix) & set("+#"):
             raise ClientError(f"{self.discovery_prefix} is not a prefix of topics: it holds + or #")
+        for site in self.sites:
+            try:
+                topics.check_device(site)
+            except ProtocolError as error:
+                raise ClientError(f"site {site!r}: {error.message}") from error
 
 
 class Gateway:
@@ -50,12 +58,14 @@ class Gateway:
     def __init__(self, address: BrokerAddress, settings: GatewaySettings) -> None:
         self._settings = settings
         self._home = f"{settings.discovery_prefix}/status" if settings.discovery_prefix else None
-        subscriptions = [f"{ROOT}/+/{channel}" for channel in topics.UP] + ([self._home] if self._home else [])
+        subscriptions = {f"{ROOT}/+/{channel}": 1 for channel in topics.UP} | ({self._home: 1} if self._home else {})
+        subscriptions |= dict.fromkeys(hermes.subscriptions(settings.sites), 0)  # what is late is of no use there
         will = Message(STATUS, b"offline", retain=True)
         self._link = Link(
             address, CLIENT_ID, subscriptions, persistent=True, will=will, backoff=settings.broker_backoff
         )
         self._bridges: dict[str, Bridge] = {}
+        self._sites: dict[str, Site] = {}
         self._logged: set[tuple[str, str]] = set()
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -72,6 +82,8 @@ class Gateway:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
+                for site in self._settings.sites:
+                    self._bridge(site)
                 await self._link.run(self.receive, greet)
         except ExceptionGroup as group:
             raise first(group) from group
@@ -81,6 +93,9 @@ class Gateway:
         if message.topic == self._home:
             if message.payload == b"online":  # it has started, and knows nobody
                 self._tasks.create_task(self._introduce_all(), name="introduce devices")
+            return
+        if message.topic.startswith(f"{hermes.ROOT}/"):
+            self._receive_hermes(message)
             return
         device = GATEWAY
         try:
@@ -92,11 +107,42 @@ class Gateway:
             if channel == "audio":
                 chunk = AudioChunk.decode(message.payload)
                 self._bridge(device).hear(chunk)
+            elif channel == "mute":
+                muted = topics.read_switch(message.payload)
+                self._bridge(device).mute(muted)
             else:
                 line = Line.decode(message.payload)
                 self._bridge(device).say(line)
         except ProtocolError as error:
             self._complain(device, error)
+
+    def _receive_hermes(self, message: Arrived) -> None:
+        """The same of a message of Rhasspy."""
+        site = hermes.site_of_audio(message.topic)
+        try:
+            if message.retained:
+                raise ProtocolError("retained_message", f"a retained {message.topic} is ignored")
+            if site is None:
+                self._command(hermes.parse_command(message.topic, message.payload))
+            elif message.topic.endswith("/playFinished"):
+                self._sites[site].finished(hermes.parse_finished(message.payload))
+            else:
+                self._sites[site].frame(hermes.read_wav(message.payload))
+        except ProtocolError as error:
+            about = {"error": error.message, "context": message.topic, "siteId": site, "sessionId": None}
+            part = hermes.component(message.topic)
+            self._link.outbox.offer(Message(f"{hermes.ROOT}/error/{part}", encode(about)))
+            self._log_once(site or hermes.ROOT, error.code, error.message)
+
+    def _command(self, command: hermes.Command) -> None:
+        if not command.site:
+            for site in self._sites.values():
+                site.command(command)
+        elif command.site in self._sites:
+            self._sites[command.site].command(command)
+        else:
+            told = topics.shown(command.site)
+            self._log_once(told, "unknown_site", "is none of the sites that are served (--hermes-site), and is ignored")
 
     def _bridge(self, device: str) -> Bridge:
         """The bridge of a device. Raises ProtocolError when there are too many."""
@@ -111,22 +157,42 @@ class Gateway:
         return self._bridges[device]
 
     def _new_bridge(self, device: str) -> Bridge:
+        clock = asyncio.get_running_loop().time
+
         async def publish(channel: str, values: Values) -> None:
             if channel == "error":
                 self._log_once(device, values["code"], values["message"])
             message = Message(topics.topic(device, channel), encode(values), retain=channel == "state")
             await self._link.outbox.put(message)
+            if device in self._sites:
+                await self._sites[device].told(channel, values)
 
-        return Bridge(self._settings.url, self._settings.limits, publish, asyncio.get_running_loop().time)
+        async def publish_hermes(topic: str, payload: bytes) -> None:
+            await self._link.outbox.put(Message(topic, payload))
+
+        if device not in self._settings.sites:
+            return Bridge(self._settings.url, self._settings.limits, publish, clock)
+
+        async def voice(reply_id: str, pcm: bytes) -> None:
+            await self._sites[device].voice(reply_id, pcm)
+
+        bridge = Bridge(self._settings.url, self._settings.limits, publish, clock, voice)
+        self._sites[device] = Site(device, bridge, publish_hermes, clock, self._settings.site_limits)
+        return bridge
 
     async def _serve(self, device: str) -> None:
         """Serve one device; should that fail, the others go on, and it begins anew."""
         await self._introduce(device)
         try:
-            await self._bridges[device].run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._bridges[device].run(), name=f"bridge {device}")
+                if device in self._sites:
+                    tasks.create_task(self._sites[device].run(), name=f"site {device}")
         except Exception:
             log.exception("device %s failed", device)
             del self._bridges[device]
+            if device in self._settings.sites:
+                self._bridge(device)
 
     async def _introduce_all(self) -> None:
         for device in list(self._bridges):

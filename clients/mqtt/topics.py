@@ -19,7 +19,7 @@ from agent.protocol.server_events import new_id
 
 ROOT: Final = "wavllm/1"
 GATEWAY: Final = "gateway"  # stands where a device would; so no device may have this name
-UP: Final = ("audio", "text")
+UP: Final = ("audio", "text", "mute")
 DOWN: Final = ("state", "transcript", "reply", "speaker", "latency", "error")
 MAX_DEVICE_CHARS: Final = 64
 MAX_AUDIO_SAMPLES: Final = 16_000  # of one message: a second
@@ -75,6 +75,7 @@ class Line:
 
     id: str
     text: str
+    verbatim: bool = False  # not to be answered: to be said, word for word
 
     def encode(self) -> bytes:
         return encode({"id": self.id, "text": self.text})
@@ -82,7 +83,7 @@ class Line:
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         """Raises ProtocolError when `payload` is no such line; one without an id gets one."""
-        fields = _read(payload)
+        fields = read_json(payload)
         text = fields.text("text", MAX_LINE_CHARS)
         if not text.strip():
             raise fields.wrong("text", "something to say")
@@ -90,6 +91,13 @@ class Line:
         if line_id == "":
             raise fields.wrong("id", "a string that is not empty")
         return cls(line_id or new_id("line"), text)
+
+
+def read_switch(payload: bytes) -> bool:
+    """Whether a switch is to be on. Raises ProtocolError when the payload is neither ON nor OFF."""
+    if payload not in (b"ON", b"OFF"):
+        raise ProtocolError("invalid_value", f"a switch is ON or OFF, not {shown(payload.decode(errors='replace'))}")
+    return payload == b"ON"
 
 
 def check_device(name: str) -> str:
@@ -100,7 +108,7 @@ def check_device(name: str) -> str:
         message = f"the name of the device has {len(name)} characters; the limit is {MAX_DEVICE_CHARS}"
         raise ProtocolError("invalid_device", message)
     if not DEVICE_NAME.fullmatch(name):
-        raise ProtocolError("invalid_device", f"device {_shown(name)}: only letters, digits, _ and - make a name")
+        raise ProtocolError("invalid_device", f"device {shown(name)}: only letters, digits, _ and - make a name")
     if name == GATEWAY:
         raise ProtocolError("invalid_device", f"no device may be called {GATEWAY!r}: the gateway is")
     return name
@@ -114,7 +122,7 @@ def split(topic: str) -> tuple[str, str]:
     """Device and channel of a topic. Raises ProtocolError when it is not one of version 1."""
     parts = topic.removeprefix(f"{ROOT}/").split("/")
     if not topic.startswith(f"{ROOT}/") or len(parts) != 2:
-        raise ProtocolError("unknown_topic", f"topic {_shown(topic)} is not {ROOT}/DEVICE/CHANNEL")
+        raise ProtocolError("unknown_topic", f"topic {shown(topic)} is not {ROOT}/DEVICE/CHANNEL")
     device, channel = parts
     return check_device(device), channel
 
@@ -129,7 +137,8 @@ def error_values(error: ProtocolError) -> Values:
     return {"code": error.code, "message": error.message, "param": error.param}
 
 
-def _read(payload: bytes) -> Fields:
+def read_json(payload: bytes) -> Fields:
+    """The fields of a JSON object. Raises ProtocolError when it is none, or too large."""
     if len(payload) > MAX_LINE_BYTES:
         message = f"the message has {len(payload)} bytes; the limit is {MAX_LINE_BYTES}"
         raise ProtocolError("message_too_large", message)
@@ -142,5 +151,6 @@ def _read(payload: bytes) -> Fields:
     return Fields(values)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A name as a complaint quotes it."""
     return repr(text[:MAX_SHOWN_CHARS])

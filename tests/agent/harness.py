@@ -14,12 +14,23 @@ from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel
 from websockets.asyncio.client import ClientConnection, connect
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, KeyConfig
+from agent.protocol.formats import PCM_RATES_HZ
 from agent.server import serve
+from agent.speakers import SpeakerOptions
 from agent.voice import Voice
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, silence, speech
 
 Event = dict[str, Any]
+
+
+def with_the_one_rate_of_the_sdk(event: Event) -> Event:
+    """PCM at other rates is an extension that clients ask for; the SDK's types know 24 kHz alone."""
+    sound = event.get("response", {}).get("audio")
+    if not sound or sound["output"]["format"] not in [{"type": "audio/pcm", "rate": rate} for rate in PCM_RATES_HZ]:
+        return event
+    output = sound["output"] | {"format": {"type": "audio/pcm", "rate": 24_000}}
+    return event | {"response": event["response"] | {"audio": {"output": output}}}
 
 
 def event_models() -> dict[str, type[BaseModel]]:
@@ -36,6 +47,8 @@ async def running(
     config: AgentConfig | None = None,
     make_vad: Any = LoudnessVad,
     voice: Voice | None = None,
+    keys: dict[str, KeyConfig] | None = None,
+    speakers: SpeakerOptions | None = None,
 ) -> AsyncIterator[int]:
     """A live server; gives its port, and afterwards sees to it that nothing is left."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -43,7 +56,8 @@ async def running(
     async with asyncio.TaskGroup() as tasks:
         config = config or AgentConfig()
         config = replace(config, server=replace(config.server, port=0))
-        work = serve(config, engine, on_ready=port.set_result, make_vad=make_vad, make_voice=lambda _: voice)
+        parts = {"make_vad": make_vad, "make_voice": lambda _: voice, "speakers": speakers or SpeakerOptions()}
+        work = serve(config, engine, keys=keys, on_ready=port.set_result, **parts)
         server = tasks.create_task(work)
         try:
             yield await port
@@ -72,7 +86,7 @@ class Client:
         event: Event = json.loads(await self.socket.recv())
         self.seen.append(event)
         if not event["type"].startswith(("wavllm.", "session.")):  # those have a rate the SDK does not know
-            MODELS[event["type"]].model_validate(event, strict=True)
+            MODELS[event["type"]].model_validate(with_the_one_rate_of_the_sdk(event), strict=True)
         return event
 
     async def until(self, *kinds: str) -> Event:
@@ -96,13 +110,31 @@ class Client:
         return [event["type"] for event in self.seen]
 
 
+async def get(port: int, path: str, *headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers in lower case, and body of a plain request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *headers, "", ""]
+    writer.write("\r\n".join(lines).encode())
+    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    status, *fields = head.split("\r\n")
+    return int(status.split()[1]), {name.lower(): value for name, value in (x.split(": ", 1) for x in fields)}, body
+
+
+async def knock(port: int, *headers: str) -> tuple[int, dict[str, str], str]:
+    """What a client is told that asks for a conversation; of one that is let in, the status alone."""
+    upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+    return await get(port, "/v1/realtime", *upgrade, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", *headers)
+
+
 @asynccontextmanager
-async def talking(port: int, *, rate: int = 16_000) -> AsyncIterator[Client]:
+async def talking(port: int, query: str = "", *, rate: int = 16_000) -> AsyncIterator[Client]:
     """A client that has been greeted and sends 16 kHz."""
-    async with connect(f"ws://127.0.0.1:{port}/v1/realtime", proxy=None) as socket:
+    async with connect(f"ws://127.0.0.1:{port}/v1/realtime?{query}", proxy=None) as socket:
         client = Client(socket)
-        await client.until("session.created")
-        await client.configure_input(format={"type": "audio/pcm", "rate": rate})
+        kind = (await client.until("session.created"))["session"]["type"]
+        await client.configure(type=kind, audio={"input": {"format": {"type": "audio/pcm", "rate": rate}}})
         client.seen.clear()
         yield client
 

@@ -32,6 +32,8 @@ def silence(ms: int, rate: int = 16_000) -> bytes:
 class LoudnessVad:
     """Takes whatever is loud for speech."""
 
+    lag_samples = 0
+
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.protocol.client_events import AudioAppend, ItemCreate, ResponseCreate, parse_client_event
+from agent.protocol.client_events import AudioAppend, ItemCreate, parse_client_event
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import Fields
+from agent.protocol.formats import PCM_RATES_HZ, AudioFormat
+from agent.protocol.items import NewMessage
 from agent.protocol.replies import ReplyEvents
+from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import encode, error
-from agent.protocol.settings import INPUT_RATES_HZ, SessionSettings, TurnDetection, merge
+from agent.protocol.settings import SessionSettings, TurnDetection, merge
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -34,10 +37,16 @@ NAMES = st.sampled_from(
     ["event_id", "session", "audio", "item", "item_id", "response", "content", "type", "input", "role"]
 )
 NESTED = st.recursive(JSON, lambda inner: st.dictionaries(NAMES, inner, max_size=5), max_leaves=12)
+FORMATS = st.sampled_from(
+    [AudioFormat(rate_hz=rate) for rate in PCM_RATES_HZ]
+    + [AudioFormat("audio/pcmu", 8_000), AudioFormat("audio/pcma", 8_000)]
+)
 SETTINGS = st.builds(
     SessionSettings,
     instructions=st.text(max_size=20),
-    input_rate_hz=st.sampled_from(INPUT_RATES_HZ),
+    input_format=FORMATS,
+    output_format=FORMATS,
+    voice=st.just("espeak-ng"),
     transcription=st.booleans(),
     turn_detection=st.none()
     | st.builds(
@@ -56,7 +65,7 @@ def parse(**fields: Any) -> Any:
     return parse_client_event(json.dumps(fields))
 
 
-@given(message=st.text() | st.binary() | JSON.map(json.dumps))
+@given(message=st.text() | JSON.map(json.dumps))
 def test_garbage_is_refused_in_one_way_only(message: str | bytes) -> None:
     with pytest.raises(ProtocolError):
         parse_client_event(message)
@@ -95,7 +104,8 @@ def test_settings_survive_the_wire(settings: SessionSettings, current: SessionSe
 
 @given(settings=SETTINGS)
 def test_an_empty_patch_changes_nothing(settings: SessionSettings) -> None:
-    for patch in ({}, {"audio": {}}, {"audio": {"input": {"format": {"type": "audio/pcm"}}}}):
+    same = {"format": {"type": settings.input_format.type}}  # a rate that is not named stays
+    for patch in ({}, {"audio": {}}, {"audio": {"input": same}}):
         assert merge(settings, Fields(patch), SessionSettings()) == settings
 
 
@@ -117,7 +127,7 @@ def test_items_and_overrides_are_read() -> None:
     content = [{"type": "input_text", "text": "a "}, {"type": "input_text", "text": "b"}]
     item = {"type": "message", "role": "user", "content": content, "id": "mine"}
     event = parse(type="conversation.item.create", item=item, previous_item_id="root")
-    assert event == ItemCreate(None, "user", "a b", None, "mine", "root")
+    assert event == ItemCreate(None, NewMessage("mine", "user", "a b"), "root")
     response = {"max_output_tokens": "inf", "instructions": "", "output_modalities": ["text"]}
     assert parse(type="response.create", response=response) == ResponseCreate(None, "", "inf", output="text")
     assert parse(type="response.create", response=None) == ResponseCreate()
@@ -128,10 +138,10 @@ def test_items_and_overrides_are_read() -> None:
     ending=st.sampled_from(["completed", "cancelled", "failed", "incomplete"]),
 )
 def test_whatever_a_response_opens_it_closes(steps: list[str], ending: Any) -> None:
-    reply = ReplyEvents("conv_1", "inf", {})
+    reply = ReplyEvents("resp_1", "conv_1", "inf", {})
     sent = reply.begin()
     for number, text in enumerate(steps):
-        sent += reply.open(None) if number == 0 else []
+        sent += reply.open("item_1", None) if number == 0 else []
         sent.append(reply.piece(text))
     sent += reply.end(ending, usage=None)
     kinds = [event["type"] for event in sent]

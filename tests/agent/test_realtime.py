@@ -105,7 +105,13 @@ async def test_everything_a_turn_says_about_itself() -> None:
             "item_id": item_id,
             "speaker": "speaker 1",
             "number": 1,
+            "name": None,
+            "id": None,
             "similarity": 1.0,
+            "confidence": 1.0,
+            "audio_start_ms": 100,
+            "audio_end_ms": 900,
+            "provisional": False,
         }
         completed = of[f"{TRANSCRIPTION}.completed"]
         assert (completed["item_id"], completed["transcript"]) == (item_id, "voice 2 for 800 ms")

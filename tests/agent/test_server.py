@@ -14,27 +14,18 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from agent.config import AgentConfig, ServerConfig
 from agent.errors import AgentError
 from agent.server import serve
-from tests.agent.harness import Client, running, talking, turn
+from tests.agent.harness import Client, get, knock, running, talking, turn
 from tests.agent.scripted import ScriptedEngine
 from wavllm_core.engine.api import Heard
 
 
-async def get(port: int, path: str) -> tuple[int, str]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    status, _, rest = (await reader.read()).decode().partition("\r\n")
-    writer.close()
-    await writer.wait_closed()
-    return int(status.split()[1]), rest
-
-
 async def test_health_and_other_paths() -> None:
     async with running(ScriptedEngine()) as port, talking(port):
-        status, answer = await get(port, "/healthz")
-        health = json.loads(answer.splitlines()[-1])
+        status, headers, answer = await get(port, "/healthz")
+        health = json.loads(answer)
         assert (status, health["status"], health["sessions"]) == (200, "ok", 1)
         assert {"queue_wait_ms", "decoder_step_ms", "positions_filled"} <= set(health["engine"])
-        assert "application/json" in answer
+        assert headers["content-type"] == "application/json"
         assert (await get(port, "/"))[0] == 404
         assert (await get(port, "/v1/realtime"))[0] == 426
         with pytest.raises(InvalidStatus, match="404"):
@@ -45,8 +36,10 @@ async def test_health_is_none_where_the_model_works_no_more() -> None:
     engine = ScriptedEngine()
     engine.dead = True
     async with running(engine) as port:
-        status, answer = await get(port, "/healthz")
-        assert (status, json.loads(answer.splitlines()[-1])["status"]) == (503, "the engine is closed")
+        status, _, answer = await get(port, "/healthz")
+        assert (status, json.loads(answer)["status"]) == (503, "the engine is closed")
+        status, _, answer = await get(port, "/readyz")
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "engine_failed")
 
 
 async def test_the_greeting_tells_what_it_can_do() -> None:
@@ -66,15 +59,13 @@ async def test_the_greeting_tells_what_it_can_do() -> None:
 async def test_a_full_server_says_so_and_takes_clients_again_later() -> None:
     config = AgentConfig(server=ServerConfig(max_sessions=1))
     async with running(ScriptedEngine(), config) as port:
-        async with talking(port), connect(f"ws://127.0.0.1:{port}/v1/realtime", proxy=None) as refused:
-            error = json.loads(await refused.recv())["error"]
-            assert (error["code"], "1 sessions" in error["message"]) == ("server_full", True)
-            with pytest.raises(ConnectionClosed) as closed:
-                await refused.recv()
-            assert closed.value.rcvd is not None
-            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, error["message"])
+        async with talking(port):
+            for status, headers, answer in (await knock(port), await get(port, "/readyz")):
+                error = json.loads(answer)["error"]
+                assert (status, error["code"], "1 sessions" in error["message"]) == (503, "server_full", True)
+                assert (headers["content-type"], headers["retry-after"]) == ("application/json", "5")
         async with asyncio.timeout(5):
-            while json.loads((await get(port, "/healthz"))[1].splitlines()[-1])["sessions"]:
+            while (await get(port, "/readyz"))[0] != 200:
                 pass  # the server notices in its own time
         async with talking(port) as client:
             await client.append(turn())
@@ -87,8 +78,10 @@ async def test_an_engine_without_room_refuses_too() -> None:
     async with running(engine) as port, connect(f"ws://127.0.0.1:{port}/v1/realtime", proxy=None) as refused:
         error = json.loads(await refused.recv())["error"]
         assert (error["code"], "0 conversations" in error["message"]) == ("server_full", True)
-        with pytest.raises(ConnectionClosed):
+        with pytest.raises(ConnectionClosed) as closed:
             await refused.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, error["message"])
 
 
 async def test_a_signal_stops_the_server_and_clients_are_told() -> None:
@@ -102,7 +95,7 @@ async def test_a_signal_stops_the_server_and_clients_are_told() -> None:
             with pytest.raises(ConnectionClosed) as closed:
                 await client.recv()
             assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == 1001
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "the server stops")
 
 
 async def test_a_taken_port_is_named() -> None:

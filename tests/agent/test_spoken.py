@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
 from agent.config import AgentConfig, VoiceConfig
+from agent.protocol.server_events import EXTENSIONS
 from agent.voice import EspeakVoice, Voice, program_command
 from tests.agent.harness import Client, Event, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
@@ -181,6 +182,23 @@ async def test_one_reply_may_be_spoken_and_another_written() -> None:
         assert done["response"]["output_modalities"] == ["text"]
         assert "response.output_text.done" in client.kinds()
         assert AUDIO not in client.kinds()
+
+
+async def test_a_given_text_is_said_word_for_word_and_the_model_is_not_asked() -> None:
+    engine, voice = talkative(), ScriptedVoice()
+    async with listening(engine, voice, lead_ms=60_000) as client:
+        await client.send("response.create", response={"wavllm_say": " ".join(["Tea is ready."] * 40)})
+        done = await client.until("response.done")
+        assert done["response"]["status"] == "completed", "the limit is the model's"
+        assert "".join(heard["delta"] for heard in client.seen if heard["type"] == TRANSCRIPT).count("Tea") == 40
+        assert any(event["type"] == AUDIO for event in client.seen)
+        await client.send("response.create", response={"wavllm_say": "Hush.", "output_modalities": ["text"]})
+        assert (await client.until("response.output_text.done"))["text"] == "Hush."
+        await client.until("response.done")
+        await client.send("response.create", response={"wavllm_say": " "})
+        assert (await client.complaint())["param"] == "response.wavllm_say"
+    assert engine.asked == []
+    assert "wavllm_say" in EXTENSIONS
 
 
 async def test_what_cannot_be_pronounced_is_not_given_to_the_voice() -> None:
@@ -360,8 +378,8 @@ async def test_a_truncation_that_cannot_be_is_told_and_changes_nothing() -> None
         ({"output_modalities": ["audio", "text"]}, "output_modalities", 'must be ["text"] or ["audio"]'),
         ({"output_modalities": "audio"}, "output_modalities", '["audio"]'),
         ({"output_modalities": None}, "output_modalities", '["audio"]'),
-        ({"audio": {"output": {"format": {"type": "audio/pcmu"}}}}, "audio.output.format.type", "audio/pcm"),
-        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 8000}}}}, "audio.output.format.rate", "24000"),
+        ({"audio": {"output": {"format": {"type": "audio/opus"}}}}, "audio.output.format.type", "audio/pcm"),
+        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 8001}}}}, "audio.output.format.rate", "24000"),
         ({"audio": {"output": {"voice": 3}}}, "audio.output.voice", "a string"),
         ({"audio": {"output": {"voice": {"id": "x" * 200}}}}, "audio.output.voice.id", "128"),
         ({"audio": {"output": {"speed": 1.5}}}, "audio.output.speed", "1 to 1"),

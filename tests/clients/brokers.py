@@ -1,28 +1,19 @@
-"""MQTT brokers for tests: mosquitto as a process that can be killed and come back, amqtt inside this one."""
+"""An MQTT broker for tests: mosquitto as a process that can be killed and come back."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from amqtt.broker import Broker
-
+from clients.demo.run import free_port
 from clients.mqtt.broker import BrokerAddress
 from tests.conftest import SEARCH_PATH
 
 MOSQUITTO = shutil.which("mosquitto", path=SEARCH_PATH) or "mosquitto"
 START_SECONDS = 10
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Mosquitto:
@@ -70,19 +61,3 @@ class Mosquitto:
             yield self
         finally:
             await self.stop()
-
-
-@asynccontextmanager
-async def amqtt_running() -> AsyncIterator[BrokerAddress]:
-    port = free_port()
-    broker = Broker(
-        {
-            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
-            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
-        }
-    )
-    await broker.start()
-    try:
-        yield BrokerAddress("127.0.0.1", port)
-    finally:
-        await broker.shutdown()

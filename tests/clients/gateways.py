@@ -10,7 +10,7 @@ from typing import Any
 from clients.mqtt.bridge import BridgeLimits
 from clients.mqtt.broker import BrokerAddress
 from clients.mqtt.gateway import Gateway, GatewaySettings
-from clients.mqtt.retry import Backoff
+from clients.retry import Backoff
 
 QUICK = Backoff(0.02, 0.1)
 

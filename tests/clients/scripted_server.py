@@ -15,10 +15,11 @@ from websockets.asyncio.server import ServerConnection, serve
 from clients.realtime import Event
 
 QUIET_SAMPLES = 1600  # that end an utterance
+SOUND = b"\1\0" * 28_800  # of every spoken reply: 1.2 s at 24 kHz
 LATENCY = {"vad_wait_ms": 100.0, "first_token_ms": 20.0, "total_ms": 50.0}
 
 
-def spoken_turn(number: int, transcript: str, reply: str) -> list[Event]:
+def spoken_turn(number: int, transcript: str, reply: str, spoken: bool = False) -> list[Event]:
     """What a server sends from the end of an utterance on; here the transcript comes after the reply."""
     item, response = f"item_{number}", f"resp_{number}"
     transcription = "conversation.item.input_audio_transcription"
@@ -27,7 +28,7 @@ def spoken_turn(number: int, transcript: str, reply: str) -> list[Event]:
         {"type": "input_audio_buffer.committed", "item_id": item},
         {"type": "wavllm.speaker", "item_id": item, "speaker": "speaker 1", "number": 1, "similarity": 0.9},
         {"type": f"{transcription}.delta", "item_id": item, "delta": transcript[:3]},
-        *answer(response, reply),
+        *answer(response, reply, spoken=spoken),
         {
             "type": f"{transcription}.completed",
             "item_id": item,
@@ -37,13 +38,18 @@ def spoken_turn(number: int, transcript: str, reply: str) -> list[Event]:
     ]
 
 
-def answer(response: str, reply: str, status: str = "completed", metadata: dict[str, str] | None = None) -> list[Event]:
+def answer(
+    response: str, reply: str, status: str = "completed", metadata: dict[str, str] | None = None, spoken: bool = False
+) -> list[Event]:
+    kind = "output_audio_transcript" if spoken else "output_text"
+    audio = base64.b64encode(SOUND).decode()
     return [
         {
             "type": "response.created",
             "response": {"id": response, "status": "in_progress", "metadata": metadata},
         },
-        *({"type": "response.output_text.delta", "response_id": response, "delta": part} for part in reply),
+        *({"type": f"response.{kind}.delta", "response_id": response, "delta": part} for part in reply),
+        *([{"type": "response.output_audio.delta", "response_id": response, "delta": audio}] if spoken else []),
         {"type": "response.done", "response": {"id": response, "status": status}, "wavllm_latency": LATENCY},
     ]
 
@@ -55,6 +61,7 @@ class ScriptedServer:
     spoken: list[tuple[str, str]] = field(default_factory=list)
     refuse: bool = False  # the session
     mute: bool = False  # leaves what is typed without an answer
+    voice: bool = False  # can speak, and says given texts
     leave_after: str = ""  # an event of this type, close the connection
     url: str = ""
     session: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +70,10 @@ class ScriptedServer:
     _quiet: int | None = None  # samples since the last loud one; None: nobody speaks
 
     async def converse(self, socket: ServerConnection) -> None:
-        await socket.send(json.dumps({"type": "session.created", "session": {}}))
+        created: Event = {"type": "session.created", "session": {}}
+        if self.voice:
+            created |= {"session": {"audio": {"output": {}}}, "wavllm": {"extensions": ["wavllm_say"]}}
+        await socket.send(json.dumps(created))
         text = ""
         async for message in socket:
             event = json.loads(message)
@@ -77,14 +87,22 @@ class ScriptedServer:
                 text = event["item"]["content"][0]["text"]
             elif event["type"] == "response.create" and not self.mute:
                 self.turns += 1
-                metadata = event.get("response", {}).get("metadata")
-                replies = answer(f"resp_{self.turns}", f"you wrote {text}", metadata=metadata)
+                response = event.get("response", {})
+                reply = response.get("wavllm_say") or f"you wrote {text}"
+                metadata = response.get("metadata")
+                replies = answer(f"resp_{self.turns}", reply, metadata=metadata, spoken=self.speaks)
+            elif event["type"] == "input_audio_buffer.clear":
+                self._quiet = None
             elif event["type"] == "input_audio_buffer.append":
                 replies = self.listen(np.frombuffer(base64.b64decode(event["audio"]), "<i2"))
             for reply in replies:
                 await socket.send(json.dumps(reply))
                 if reply["type"] == self.leave_after:
                     return
+
+    @property
+    def speaks(self) -> bool:
+        return self.session.get("output_modalities") == ["audio"]
 
     def listen(self, samples: np.ndarray) -> list[Event]:
         self.samples += len(samples)
@@ -98,7 +116,7 @@ class ScriptedServer:
             if self._quiet >= QUIET_SAMPLES:
                 self._quiet = None
                 self.turns += 1
-                return spoken_turn(self.turns, *self.spoken.pop(0))
+                return spoken_turn(self.turns, *self.spoken.pop(0), self.speaks)
         return []
 
     @asynccontextmanager

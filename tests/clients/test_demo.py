@@ -16,6 +16,12 @@ def test_the_script_is_a_conversation() -> None:
     assert sum(len(line.waveform) for line in lines if line.waveform is not None) < 60 * SAMPLE_RATE
 
 
+def test_a_part_of_a_clip_can_be_said() -> None:
+    order = read_script(FOLDER / "home.json")[0]
+    assert order.waveform is not None
+    assert len(order.waveform) == round(3.6 * SAMPLE_RATE)
+
+
 def test_every_clip_is_credited() -> None:
     credits_text = (FOLDER / "CREDITS.md").read_text(encoding="utf-8")
     clips = sorted(path.name for path in (FOLDER / "clips").iterdir())

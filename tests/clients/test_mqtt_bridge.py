@@ -173,4 +173,4 @@ async def test_audio_that_nobody_takes_is_dropped_and_counted() -> None:
         for number in range(7):
             bridge.hear(AudioChunk(16_000 * number, bytes(32_000)))
         state = await log.until("state", 2)
-    assert state == {"state": "unavailable", "dropped_ms": 2_000, "lost_ms": 0}
+    assert state == {"state": "unavailable", "muted": False, "dropped_ms": 2_000, "lost_ms": 0}

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clients.demo.run import free_port
 from clients.device import MqttDevice
 from clients.mqtt.broker import BrokerAddress
-from tests.clients.brokers import Mosquitto, amqtt_running
+from clients.mqtt.embedded import embedded_broker
+from tests.clients.brokers import Mosquitto
 from tests.clients.gateways import QUICK, Log, gateway_running
 from tests.clients.scripted_server import LATENCY, ScriptedServer
 
@@ -20,7 +22,7 @@ BROKERS = ["amqtt", pytest.param("mosquitto", marks=pytest.mark.needs("mosquitto
 @pytest.fixture(params=BROKERS)
 async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BrokerAddress]:
     if request.param == "amqtt":
-        async with amqtt_running() as address:
+        async with embedded_broker(free_port()) as address:
             yield address
     else:
         async with Mosquitto(tmp_path).running() as mosquitto:

@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pytest
 from aiomqtt import Client, Message
 
+from clients.demo.run import free_port
 from clients.device import MqttDevice
 from clients.mqtt.broker import BrokerAddress, parse_broker
 from clients.mqtt.discovery import discovery
+from clients.mqtt.embedded import embedded_broker
 from clients.mqtt.gateway import Gateway, GatewaySettings
 from clients.mqtt.topics import Line
 from clients.realtime import ClientError
 from tests.clients.brokers import Mosquitto
-from tests.clients.gateways import QUICK, gateway_running
-from tests.clients.scripted_server import ScriptedServer
+from tests.clients.gateways import QUICK, Log, gateway_running
+from tests.clients.scripted_server import LATENCY, ScriptedServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,15 +91,77 @@ async def test_home_assistant_finds_a_device_and_finds_it_again(tmp_path: Path) 
     }
     assert config["availability"] == [{"topic": "wavllm/1/gateway/status"}]
     parts: dict[str, dict[str, Any]] = config["components"]
+    sensors = ("state", "transcript", "reply", "speaker", "latency", "first_token")
     assert {name: part["platform"] for name, part in parts.items()} == {
-        **dict.fromkeys(("state", "transcript", "reply", "speaker", "latency"), "sensor"),
+        **dict.fromkeys(sensors, "sensor"),
+        "listening": "binary_sensor",
+        "mute": "switch",
         "say": "notify",
+        "ask": "text",
     }
-    assert len({part["unique_id"] for part in parts.values()}) == len(parts)
+    assert {part["unique_id"] for part in parts.values()} == {f"wavllm_kitchen_{name}" for name in parts}
     assert {part["state_topic"] for part in parts.values() if "state_topic" in part} == {
         f"wavllm/1/kitchen/{channel}" for channel in ("state", "transcript", "reply", "speaker", "latency")
     }
-    assert parts["say"]["command_topic"] == "wavllm/1/kitchen/text"
+    assert {part["command_topic"] for part in parts.values() if "command_topic" in part} == {
+        f"wavllm/1/kitchen/{channel}" for channel in ("text", "mute")
+    }
+
+
+def test_the_templates_find_what_they_show() -> None:
+    parts = json.loads(discovery("kitchen").payload)["components"]
+    state = {"state": "listening", "muted": False}
+    payloads = {
+        "state": state,
+        "listening": state,
+        "mute": state,
+        "transcript": {"text": "hello"},
+        "reply": {"text": "x" * 300},
+        "speaker": {"speaker": "speaker 1"},
+        "latency": LATENCY,
+        "first_token": LATENCY,
+    }
+    shown = {
+        name: jinja2.Template(part["value_template"]).render(value_json=payloads[name])
+        for name, part in parts.items()
+        if "value_template" in part
+    }
+    assert shown == {
+        "state": "listening",
+        "listening": "ON",
+        "mute": "OFF",
+        "transcript": "hello",
+        "reply": "x" * 255,
+        "speaker": "speaker 1",
+        "latency": "50.0",
+        "first_token": "20.0",
+    }
+
+
+@pytest.mark.needs("mosquitto")
+async def test_a_device_that_is_muted_is_not_heard(tmp_path: Path) -> None:
+    log, loud = Log(), np.full(3_200, 16_000, "<i2").tobytes()
+    async with (
+        Mosquitto(tmp_path).running() as broker,
+        ScriptedServer(spoken=[("hello", "hi")]).running() as server,
+        gateway_running(broker.address, server.url),
+        MqttDevice("kitchen", broker.address, log, QUICK).connected() as device,
+        listening(broker.address) as home,
+    ):
+        await device.send_pcm(loud)
+        await log.until("state", 3)  # listening
+        await home.publish("wavllm/1/kitchen/mute", b"ON", qos=1)
+        await log.until("state", 4)
+        await device.send_pcm(loud + bytes(len(loud)))
+        await home.publish("wavllm/1/kitchen/mute", b"maybe", qos=1)
+        assert (await log.until("error"))["message"] == "a switch is ON or OFF, not 'maybe'"
+        assert (await device.ask("hello"))["status"] == "completed"  # it can still type
+        await home.publish("wavllm/1/kitchen/mute", b"OFF", qos=1)
+        await log.until("state", 7)
+        await device.send_pcm(loud + bytes(len(loud)))
+        assert (await log.until("reply", 2))["text"] == "hi"
+    told = [(state["state"], state["muted"]) for state in log.of("state")[2:7]]
+    assert told == [("listening", False), ("ready", True), ("thinking", True), ("ready", True), ("ready", False)]
 
 
 @pytest.mark.needs("mosquitto")
@@ -185,3 +250,11 @@ def test_settings_that_cannot_be() -> None:
         GatewaySettings("http://127.0.0.1/")
     with pytest.raises(ClientError, match="holds \\+ or #"):
         GatewaySettings(discovery_prefix="home/#")
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    port = free_port()
+    async with embedded_broker(port):
+        with pytest.raises(ClientError, match=f"no broker can listen on 127.0.0.1:{port}"):
+            async with embedded_broker(port):
+                pass

@@ -1,121 +1,95 @@
+"""The smart speaker as a whole: devices that tests speak into, a server behind a real socket."""
+
 from __future__ import annotations
 
 import asyncio
 import io
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from types import ModuleType
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from clients.realtime import ClientError, Waveform
-from clients.speaker import MAX_BLOCKS, Microphone, open_microphone, talk
+from clients.demo.run import FOLDER
+from clients.file import read_sound
+from clients.realtime import ClientError
+from clients.retry import Backoff
+from clients.speaker import SpeakerOptions, talk
 from tests.agent.harness import running
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
 from tests.clients.scripted_server import ScriptedServer
+from tests.clients.sounds import Room, until
+
+QUICK = Backoff(0.01, 0.02)
 
 
-def portaudio(query: Callable[..., Any], stream: Any = None, output: Any = None) -> ModuleType:
-    """What stands in for sounddevice on a machine without sound."""
+class Home:
+    """A room with a speaker in it, and what the speaker prints."""
 
-    def no_output(*_: object, **__: object) -> None:
-        raise OSError("no such device")
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.console = Console(file=io.StringIO(), width=100)
+        self.keys: asyncio.Queue[None] = asyncio.Queue()
 
-    module = ModuleType("sounddevice")
-    streams = {"InputStream": stream, "OutputStream": output or no_output}
-    vars(module).update(PortAudioError=OSError, query_devices=query, **streams)
-    return module
+    @property
+    def printed(self) -> str:
+        return self.console.file.getvalue()  # type: ignore[attr-defined]
 
+    async def press(self) -> None:
+        """After what was said before, as audio takes the way through the event loop."""
+        await asyncio.sleep(0)
+        self.keys.put_nowait(None)
+        await until(self.keys.empty)
 
-class LoudThenQuiet:
-    """An input stream at 48 kHz of a loud and many quiet blocks."""
-
-    def __init__(self, sample_rate: int, *, blocksize: int, callback: Callable[..., None], **_: Any) -> None:
-        assert (sample_rate, blocksize) == (48_000, 1536)
-        self.callback, self.blocksize = callback, blocksize
-
-    def __enter__(self) -> None:
-        for level in [0.5] + [0.0] * 20:
-            self.callback(np.full((self.blocksize, 1), level, np.float32), self.blocksize, None, None)
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-async def test_what_the_microphone_hears_reaches_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = {"name": "a device", "default_samplerate": 48_000.0}
-    monkeypatch.setitem(sys.modules, "sounddevice", portaudio(lambda *_: device, LoudThenQuiet))
-    console = Console(file=io.StringIO(), width=100)
-    last = "conversation.item.input_audio_transcription.completed"
-    async with ScriptedServer(spoken=[("hello", "hi")], leave_after=last).running() as server:
-        with pytest.raises(ClientError, match="the server ended the conversation"):
-            await talk(console, server.url)
-    output = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "Replies are shown only: a loudspeaker cannot be opened: no such device" in output
-    assert "Listening to a device" in output
-    assert "speaker 1  hello" in output
-
-
-class Room:
-    """A microphone that the test speaks into, and a loudspeaker that it waits for; both at 24 kHz."""
-
-    BLOCK = 24_000 * 32 // 1000
-
-    def __init__(self) -> None:
-        self.speak: Callable[..., None]
-        self.want: Callable[..., None]
-
-    def microphone(self, *_: object, callback: Callable[..., None], **__: object) -> nullcontext[None]:
-        self.speak = callback
-        return nullcontext()
-
-    def loudspeaker(self, *_: object, callback: Callable[..., None], **__: object) -> nullcontext[None]:
-        self.want = callback
-        stream: Any = nullcontext()
-        stream.latency = 0.0
-        return stream
-
-    def say(self, ms: int, level: float) -> None:
-        for _ in range(ms // 32):
-            self.speak(np.full((self.BLOCK, 1), level, np.float32), self.BLOCK, None, None)
-
-    def hear(self, samples: int) -> Waveform:
-        block = np.ones((samples, 1), np.float32)
-        self.want(block, samples, None, None)
-        return block[:, 0]
+    async def pressed(self) -> AsyncIterator[None]:
+        while True:
+            yield await self.keys.get()
 
 
 @asynccontextmanager
-async def in_a_room(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, **options: bool) -> AsyncIterator[Room]:
-    """Somebody talks with a server that has a voice."""
-    room = Room()
-    device = {"name": "a device", "default_samplerate": 24_000.0}
-    module = portaudio(lambda *_: device, room.microphone, room.loudspeaker)
-    monkeypatch.setitem(sys.modules, "sounddevice", module)
-    console = Console(file=io.StringIO(), width=100)
-    async with running(engine, voice=ScriptedVoice()) as port, asyncio.TaskGroup() as tasks:
-        talking = tasks.create_task(talk(console, f"ws://127.0.0.1:{port}/v1/realtime", **options))
-        await until(lambda: "Listening" in console.file.getvalue())  # type: ignore[attr-defined]
-        yield room
+async def speaker_running(
+    url: str, monkeypatch: pytest.MonkeyPatch, room: Room | None = None, push_to_talk: bool = False, **options: Any
+) -> AsyncIterator[Home]:
+    home = Home(room or Room())
+    monkeypatch.setitem(sys.modules, "sounddevice", home.room.module())
+    keys = home.pressed() if push_to_talk else None
+    async with asyncio.TaskGroup() as tasks:
+        talking = tasks.create_task(talk(home.console, url, SpeakerOptions(backoff=QUICK, **options), keys))
+        await until(lambda: "Listening" in home.printed)
+        yield home
         talking.cancel()
 
 
-async def until(happened: Callable[[], bool]) -> None:
-    for _ in range(2_000):
-        if happened():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never happened")
+@asynccontextmanager
+async def in_a_room(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, **options: Any) -> AsyncIterator[Home]:
+    """Somebody talks with a server that has a voice."""
+    async with (
+        running(engine, voice=ScriptedVoice()) as port,
+        speaker_running(f"ws://127.0.0.1:{port}/v1/realtime", monkeypatch, **options) as home,
+    ):
+        yield home
+
+
+async def test_what_the_microphone_hears_reaches_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        ScriptedServer(spoken=[("hello", "hi")]).running() as server,
+        speaker_running(server.url, monkeypatch, Room(loudspeaker=False)) as home,
+    ):
+        home.room.say(32, 0.5)
+        home.room.say(640, 0)
+        await until(lambda: "speaker 1  hello" in home.printed)
+    assert "Replies are shown only: a loudspeaker cannot be opened: no such device" in home.printed
+    assert "Listening to a device" in home.printed
 
 
 async def test_replies_are_heard_and_the_microphone_is_deaf_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ScriptedEngine()
     engine.words = ["x" * 60]
-    async with in_a_room(engine, monkeypatch) as room:
+    async with in_a_room(engine, monkeypatch) as home:
+        room = home.room
         room.say(480, 0.2)
         room.say(800, 0)
         heard = np.zeros(0, np.float32)
@@ -144,10 +118,10 @@ async def test_full_duplex_lets_people_interrupt_and_the_unheard_words_are_forgo
 ) -> None:
     engine = ScriptedEngine()
     engine.words = ["One two. ", "Three four. ", "Five six. " * 300]
-    async with in_a_room(engine, monkeypatch, full_duplex=True) as room:
+    async with in_a_room(engine, monkeypatch, duplex="full") as home:
+        room, heard = home.room, 0
         room.say(480, 0.2)
         room.say(800, 0)
-        heard = 0
 
         def begun() -> bool:
             nonlocal heard
@@ -163,40 +137,92 @@ async def test_full_duplex_lets_people_interrupt_and_the_unheard_words_are_forgo
         await until(lambda: bool(room.hear(100).any()))  # the next reply
 
 
-async def test_no_sounddevice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(ClientError, match=r"pip install 'wavllm-agent\[mic\]'"), open_microphone():
-        pass
+@pytest.mark.needs("livekit")
+async def test_with_echo_cancellation_a_reply_is_not_taken_for_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the loudspeaker plays comes back into the microphone, loud enough to be taken for speech."""
+    engine, voice = ScriptedEngine(), ScriptedVoice()
+    reply = (read_sound(FOLDER / "clips" / "s2i_8c59cf3c.flac")[2 * 16_000 : 5 * 16_000] * 32_767).astype("<i2")
+    monkeypatch.setattr(voice, "sound", lambda text: reply.tobytes())  # 2 s at 24 kHz for 7 characters
+    engine.words = ["x" * 13 + "."]
+    word = np.repeat(read_sound(FOLDER / "clips" / "fsdd_3_jackson_2.flac"), 3)[::2]
+    async with (
+        running(engine, voice=voice) as port,
+        speaker_running(f"ws://127.0.0.1:{port}/v1/realtime", monkeypatch, duplex="cancel") as home,
+    ):
+        room, played = home.room, np.zeros(2 * Room.BLOCK, np.float32)
+        room.play(0.6 * word / np.abs(word).max())
+        room.say(800, 0)
+        await until(lambda: bool(room.hear(Room.BLOCK).any()))
+
+        def over() -> bool:
+            nonlocal played
+            played = np.concatenate([played, room.hear(Room.BLOCK)])
+            room.play(0.4 * played[-3 * Room.BLOCK : -2 * Room.BLOCK])
+            return len(played) > 3 * 24_000 and not played[-24_000:].any()
+
+        await until(over)
+        room.say(480, 0)
+        await until(lambda: "x." in home.printed)
+        assert np.abs(played).max() > 0.2, "the echo of this would be taken for speech"
+    assert len(engine.asked) == len(engine.heard) == 1
 
 
-async def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    def query(*_: object) -> None:
-        raise OSError("Error querying device -1")
-
-    monkeypatch.setitem(sys.modules, "sounddevice", portaudio(query))
-    with pytest.raises(ClientError, match="a microphone cannot be opened: Error querying"), open_microphone():
-        pass
-    with pytest.raises(ClientError, match="microphone 'USB' cannot be opened"), open_microphone("USB"):
-        pass
-
-
-async def test_a_loudspeaker_that_is_asked_for_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = {"name": "a device", "default_samplerate": 48_000.0}
-    monkeypatch.setitem(sys.modules, "sounddevice", portaudio(lambda *_: device, LoudThenQuiet))
-    with pytest.raises(ClientError, match="loudspeaker 'USB' cannot be opened: no such device"):
-        await talk(Console(file=io.StringIO()), "ws://127.0.0.1:9/", output_device="USB")
+async def test_asleep_it_answers_nobody_and_called_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Voices of this server say how long they were: that is what it is called by."""
+    engine = ScriptedEngine()
+    async with in_a_room(engine, monkeypatch, wake_phrases=("voice 2",)) as home:
+        home.room.say(480, 0.1)
+        home.room.say(800, 0)
+        await until(lambda: "not meant  voice 1 for" in home.printed)
+        assert engine.asked == []
+        home.room.say(480, 0.2)
+        home.room.say(800, 0)
+        await until(lambda: len(engine.asked) == 1)
+        assert len(engine.asked[0][1]) == 1, "what was not meant is not in the history"
 
 
-@pytest.mark.needs("portaudio")
-async def test_the_real_library_says_when_there_is_no_such_device() -> None:
-    with pytest.raises(ClientError, match="cannot be opened"), open_microphone("no such microphone"):
-        pass
+async def test_push_to_talk(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ScriptedEngine()
+    engine.words = ["Five six. " * 300]
+    async with in_a_room(engine, monkeypatch, push_to_talk=True) as home:
+        room = home.room
+        for _ in range(2):
+            room.say(640, 0.2)  # before the key is pressed
+            await home.press()
+            room.say(480, 0.2)
+            asked = len(engine.asked)
+            await home.press()
+            await until(lambda asked=asked: len(engine.asked) == asked + 1)  # type: ignore[misc]
+            await until(lambda: bool(room.hear(100).any()))
+    assert [len(heard) / 16_000 for heard in engine.heard] == pytest.approx([0.48, 0.48], abs=0.02)
+    assert len(engine.asked[1][1][0].reply) < 100, "pressing the key interrupted it"
 
 
-async def test_the_oldest_audio_is_dropped_and_counted() -> None:
-    microphone = Microphone("a device", 16_000)
-    for level in range(MAX_BLOCKS + 3):
-        microphone.put(np.full(512, level / 1000, np.float32))
-    assert microphone.dropped == 3
-    first = await anext(aiter(microphone))
-    assert first.max() == pytest.approx(0.003)
+async def test_a_server_that_leaves_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = "conversation.item.input_audio_transcription.completed"
+    turns = [("hello", "hi"), ("again", "hi again")]
+    async with (
+        ScriptedServer(spoken=turns, leave_after=last).running() as server,
+        speaker_running(server.url, monkeypatch) as home,
+    ):
+        home.room.say(32, 0.5)
+        home.room.say(160, 0)
+        await until(lambda: "A new conversation" in home.printed)
+        server.leave_after = ""
+        home.room.say(32, 0.5)
+        home.room.say(160, 0)
+        await until(lambda: "speaker 1  again" in home.printed)
+    assert "the server ended the conversation; trying on" in home.printed
+
+
+async def test_no_server_at_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", Room().module())
+    with pytest.raises(ClientError, match=r"no server at ws://127\.0\.0\.1:9/"):
+        await talk(Console(file=io.StringIO()), "ws://127.0.0.1:9/")
+
+
+async def test_no_microphone_at_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", Room(microphone=False).module())
+    async with ScriptedServer().running() as server:
+        with pytest.raises(ClientError, match="a microphone cannot be opened"):
+            await talk(Console(file=io.StringIO()), server.url)

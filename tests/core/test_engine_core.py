@@ -8,11 +8,13 @@ import pytest
 
 from tests.core.test_engine import SHORT, noise
 from tests.core.tiny import tiny_checkpoint
-from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.core import Core, EngineLimits, rolling
 from wavllm_core.engine.hearing import Hearing
+from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.engine.talk import Kind, Piece, Talk
 from wavllm_core.engine.talks import MAX_PREFILL
+from wavllm_core.errors import CoreError
 
 PAST = [Exchange(text=f"order number {i}", reply="three times a mocha") for i in range(9)]
 
@@ -137,3 +139,26 @@ def test_waiting_is_measured(bench: Bench) -> None:
     assert figures.queue_wait_ms > 10
     assert figures.conversations == figures.slots_held == 20
     assert 0 < figures.positions_filled < figures.positions
+
+
+def test_a_question_is_read_where_its_answer_may_not_be_begun(bench: Bench) -> None:
+    """Who is busy speculates no more, and what remains at the end of speech is to tell the first token."""
+    core, talk = bench.core, bench.talk()
+    core.speculation.limits = SpeculationLimits(per_utterance=0)
+    hearing = bench.listen(talk, core.hearings.config.block_samples)
+    bench.run(1_000)
+    heard: list[Heard | CoreError] = []
+    core.hearings.ask(hearing, heard.append)
+    bench.run(1_000)
+    asked = [*PAST[:2], Exchange(heard=heard[0], speaker=1)]  # type: ignore[arg-type]
+    core.talks.speculate(talk, "", asked, SHORT)
+    bench.run(1_000)
+    pieces = bench.ask(talk, "reply", asked)
+    bench.run(1)
+    assert bench.read == [] and talk.answer and talk.answer.tokens == 1  # told at once
+    bench.run(1_000)
+    assert max(map(sum, bench.read)) == 1
+    assert "".join(str(piece) for piece in pieces[:-1]) == "".join(core.language.reply(asked, "", SHORT))
+    bench.ask(talk, "reply", asked)  # more stands there now
+    bench.run(1)
+    assert bench.read == [[1]] and talk.answer.tokens == 1

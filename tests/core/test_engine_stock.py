@@ -119,11 +119,12 @@ def test_the_system_prompt_stays_when_old_turns_go(tmp_path: Path) -> None:
     ("options", "complaint"),
     [
         ({"windows": "padded"}, "windows: unpadded"),
-        ({"llm": {"attention_bias": True}}, "text_config.attention_bias: True"),
-        ({"llm": {"model_type": "qwen2"}}, "text_config.model_type: 'qwen2'"),
+        ({"llm": {"hidden_act": "gelu"}}, "text_config.hidden_act: 'gelu'"),
+        ({"llm": {"model_type": "olmo2"}}, "text_config.model_type: 'olmo2'; the live engine serves llama, mistral"),
+        ({"llm": {"model_type": "mistral", "sliding_window": 64}}, "text_config.layer_types: 'sliding_attention'"),
         (
-            {"llm": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}},
-            "rope_type: 'linear'",
+            {"llm": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}},
+            "rope_type: 'dynamic'",
         ),
     ],
 )

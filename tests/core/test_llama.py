@@ -14,7 +14,8 @@ from torch import Tensor
 from tests.core.tiny import tiny_checkpoint, tiny_model
 from wavllm_core.engine.decoder import Decoder
 from wavllm_core.engine.kv import KeyValueStore, Slot
-from wavllm_core.engine.llama import LiveLlama, LlamaShape, Row
+from wavllm_core.engine.llama import LiveLlama, Row
+from wavllm_core.engine.llama_shape import LlamaShape
 from wavllm_core.errors import CapacityError, CheckpointError
 from wavllm_core.lora import gated
 from wavllm_core.model import RollingWavLLM
@@ -78,6 +79,14 @@ def test_a_gate_for_grouped_queries_is_refused_by_name(tmp_path: Path) -> None:
     config = dataclasses.replace(config, llama=config.llama | {"num_attention_heads": 4, "num_key_value_heads": 3})
     with pytest.raises(ValueError, match="4 heads cannot share 3"):
         LlamaShape.of(config.llama, config.lora.rank)
+
+
+def test_stretched_positions_of_a_rolling_model_are_refused_by_name(tmp_path: Path) -> None:
+    good = tiny_checkpoint(tmp_path)
+    rope = {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}
+    config = dataclasses.replace(good.config, llama=good.config.llama | rope)
+    with pytest.raises(CheckpointError, match="rope_type: 'linear'"):
+        Decoder(dataclasses.replace(good, config=config))
 
 
 @settings(max_examples=25, deadline=None)

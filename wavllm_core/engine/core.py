@@ -15,6 +15,7 @@ import torch
 from wavllm_core.checkpoint import Checkpoint
 from wavllm_core.engine.api import Heard
 from wavllm_core.engine.decoder import Decoder
+from wavllm_core.engine.decoding import Decoding
 from wavllm_core.engine.encoders import RollingEncoders
 from wavllm_core.engine.hearing import Hearing, Hearings, Waveform
 from wavllm_core.engine.language import Language
@@ -98,7 +99,9 @@ class Core:
             raise CoreError(f"kv_mib: {limits.kv_mib} MiB; one conversation alone takes {slot_bytes / MIB:.1f} MiB")
         self.store = self.language.llama.new_store(slots)
         self.speculation = Speculation(limits.speculation)
-        self.talks = Talks(self.language, self.store, self.speculation, self.meter, clock)
+        replayed = torch.device(limits.device).type == "cuda"
+        decoding = Decoding(self.language.llama, self.store) if replayed else None
+        self.talks = Talks(self.language, self.store, self.speculation, self.meter, clock, decoding)
 
     def listen(self, talk: Talk, hearing: Hearing) -> None:
         """Begin an utterance in a conversation."""

@@ -9,7 +9,8 @@ import torch
 from wavllm_core.checkpoint import Checkpoint
 from wavllm_core.engine.api import Exchange, Sampling
 from wavllm_core.engine.language import Gates, Language
-from wavllm_core.engine.llama import LiveLlama, LlamaShape
+from wavllm_core.engine.llama import LiveLlama
+from wavllm_core.engine.llama_shape import LlamaShape
 from wavllm_core.engine.planner import Planner, RollingPrompts
 from wavllm_core.errors import CheckpointError
 from wavllm_core.gate import PromptGate
@@ -30,6 +31,11 @@ class Decoder:
             raise CheckpointError(f"{checkpoint.folder}: a tokenizer without {EOS}")
         self.speech = SpeechEncoder(config).eval().requires_grad_(False)
         prompt_gate = PromptGate(config.llama["hidden_size"], config.lora).eval().requires_grad_(False)
+        rope_type = (config.llama.get("rope_parameters") or {}).get("rope_type", "default")
+        if rope_type != "default":
+            raise CheckpointError(
+                f"llama.rope_parameters.rope_type: {rope_type!r}; the rolling model has 'default' ones"
+            )
         shape = LlamaShape.of(config.llama, config.lora.rank)
         if len(set(shape.widths.values())) > 1:
             raise CheckpointError("llama.num_key_value_heads: the prompt-aware gate has one width for q, k, v and o")

@@ -31,17 +31,30 @@ class Slot:
     index: int
     keys: list[int] = field(default_factory=list)  # what stands at each position
     gate: str | None = None  # the instruction whose gate it was computed with; None: base model
+    state: Tensor | None = None  # (dim,) of the last position, before the last norm, where it is kept
+
+    def append(self, keys: Sequence[int]) -> None:
+        """Note what was computed for the next positions."""
+        self.keys += keys
+        self.state = None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.keys, self.state = [], None
 
     def keep_common(self, keys: Sequence[int], gate: str | None) -> int:
         """Forget all behind the longest beginning shared with `keys`; returns its length."""
         if gate != self.gate:
-            self.keys, self.gate = [], gate
+            self.clear()
+            self.gate = gate
         same = 0
         for mine, wanted in zip(self.keys, keys, strict=False):
             if mine != wanted:
                 break
             same += 1
-        del self.keys[same:]
+        if same < len(self.keys):
+            del self.keys[same:]
+            self.state = None
         return same
 
 

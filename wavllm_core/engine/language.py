@@ -12,8 +12,8 @@ from torch import Tensor
 from wavllm_core.engine.api import Exchange, Sampling
 from wavllm_core.engine.llama import LiveLlama, Row
 from wavllm_core.engine.planner import Planner
-from wavllm_core.engine.sampling import Chooser, Spelling
-from wavllm_core.errors import InputError
+from wavllm_core.engine.sampling import Chooser, Spelling, choose
+from wavllm_core.errors import CoreError, InputError
 
 MAX_GATES = 64  # instructions that are remembered; sessions bring few
 
@@ -36,7 +36,7 @@ class Gates:
             if len(ids) > self._most:
                 raise InputError(f"instructions: {len(ids)} tokens; at most {self._most} are possible")
             store = self._llama.new_store(1, len(ids))
-            states = self._llama.step(store, [Row(store.acquire(), ids, self._llama.embed(ids), gate=None)])
+            states = self._llama.step(store, [Row(store.acquire(), ids, None, gate=None)])
             while len(self._known) >= MAX_GATES:
                 del self._known[next(iter(self._known))]
             mask = torch.ones(1, len(ids), dtype=torch.bool, device=states.device)
@@ -69,15 +69,16 @@ class Language:
         gate, plan = self.gates.of(instruction), self.planner.plan(history, instruction, sampling.max_tokens)
         store = self.llama.new_store(1, len(plan.keys) + sampling.max_tokens)
         slot, chooser, spelling = store.acquire(), Chooser(sampling), Spelling(self.tokenizer, sampling.stop)
-        keys, inputs = plan.keys, plan.inputs(self.llama, 0, len(plan.keys))
+        row = Row(slot, plan.keys, plan.inputs(self.llama, 0, len(plan.keys)), gate)
         for _ in range(sampling.max_tokens):
             with torch.inference_mode():
-                states = self.llama.step(store, [Row(slot, keys, inputs, gate)])
-                token = chooser.choose(self.llama.logits(states[-1]))
+                (token,) = choose([chooser], self.llama.logits(self.llama.step(store, [row])[-1:]))
+            if isinstance(token, CoreError):
+                raise token
             if token in self.end_ids:
                 break
             yield spelling.add(token)
             if spelling.stopped:
                 break
-            keys, inputs = [token], self.llama.embed([token])
+            row = Row(slot, [token], None, gate)
         yield spelling.finish()

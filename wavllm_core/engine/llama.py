@@ -6,91 +6,30 @@ to float precision. Needs torch alone: importing transformers would cost a serve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wavllm_core.engine.kv import KeyValueStore, Slot
+from wavllm_core.engine.llama_shape import HEAD, PREFIX, LlamaShape
 
-PREFIX = "llm.base_model.model.model."
-HEAD = "llm.base_model.model.lm_head.weight"
-ROPE_THETA = 10_000.0
-RMS_EPS = 1e-6  # what transformers assumes where a configuration is silent
+LookBack = Callable[[Tensor, Tensor], Tensor]  # (positions, heads, head_dim), a layer's store -> (positions, q width)
 
 
 @dataclass(frozen=True)
-class LlamaShape:
-    """The widths that everything here depends on."""
+class Rope:
+    """Rotary positions."""
 
-    dim: int
-    ffn_dim: int
-    layers: int
-    heads: int
-    kv_heads: int  # fewer than heads: grouped-query attention
-    head_dim: int
-    vocab: int
-    rank: int
-    eps: float
-    theta: float
-    tied: bool
+    rates: Tensor  # (head_dim / 2,), radians a position
+    scale: float = 1.0  # of the rotated queries and keys; YaRN has one
 
     @classmethod
-    def of(cls, llama: Mapping[str, Any], rank: int) -> LlamaShape:
-        """From arguments of `transformers.LlamaConfig`. Raises ValueError where heads cannot be shared out evenly."""
-        heads = llama["num_attention_heads"]
-        kv_heads = llama.get("num_key_value_heads") or heads
-        if heads % kv_heads:
-            raise ValueError(f"llama.num_key_value_heads: {heads} heads cannot share {kv_heads}")
-        return cls(
-            llama["hidden_size"],
-            llama["intermediate_size"],
-            llama["num_hidden_layers"],
-            heads,
-            kv_heads,
-            llama.get("head_dim") or llama["hidden_size"] // heads,
-            llama["vocab_size"],
-            rank,
-            llama.get("rms_norm_eps", RMS_EPS),
-            llama.get("rope_theta", ROPE_THETA),
-            llama.get("tie_word_embeddings", False),
-        )
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Output channels of each projection with LoRA; a gate has one number for each."""
-        return {
-            "q": self.heads * self.head_dim,
-            "k": self.kv_heads * self.head_dim,
-            "v": self.kv_heads * self.head_dim,
-            "o": self.dim,
-        }
-
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor that a checkpoint must hold for the language model."""
-        shapes: dict[str, tuple[int, ...]] = {
-            f"{PREFIX}embed_tokens.weight": (self.vocab, self.dim),
-            f"{PREFIX}norm.weight": (self.dim,),
-        }
-        if not self.tied:
-            shapes[HEAD] = (self.vocab, self.dim)
-        for i in range(self.layers):
-            layer = f"{PREFIX}layers.{i}."
-            for name, width in self.widths.items():
-                projection = f"{layer}self_attn.{name}_proj."
-                inputs = self.widths["q"] if name == "o" else self.dim
-                shapes[f"{projection}base_layer.weight"] = (width, inputs)
-                shapes[f"{projection}lora_A.default.weight"] = (self.rank, inputs)
-                shapes[f"{projection}lora_B.default.weight"] = (width, self.rank)
-            for name in ("gate_proj", "up_proj"):
-                shapes[f"{layer}mlp.{name}.weight"] = (self.ffn_dim, self.dim)
-            shapes[f"{layer}mlp.down_proj.weight"] = (self.dim, self.ffn_dim)
-            shapes[f"{layer}input_layernorm.weight"] = (self.dim,)
-            shapes[f"{layer}post_attention_layernorm.weight"] = (self.dim,)
-        return shapes
+    def plain(cls, shape: LlamaShape) -> Rope:
+        """As they were first: a geometric row."""
+        return cls(shape.theta ** (-torch.arange(0, shape.head_dim, 2) / shape.head_dim))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,44 +38,45 @@ class Row:
 
     slot: Slot
     keys: Sequence[int]  # what is to stand at the next positions
-    inputs: Tensor  # (positions, dim)
+    inputs: Tensor | None  # (positions, dim); None: the keys are tokens, to be embedded
     gate: Tensor | None  # (sum of `LlamaShape.widths`,); None: the base model without LoRA
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A projection, with gated LoRA or without."""
+
+    weight: Tensor
+    bias: Tensor | None
+    lora_a: Tensor | None = None
+    lora_b: Tensor | None = None
+
+    def __call__(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
+        out = F.linear(x, self.weight, self.bias)
+        if gates is None or self.lora_a is None or self.lora_b is None:
+            return out
+        return out + F.linear(F.linear(x, self.lora_a), self.lora_b) * gates
 
 
 @dataclass(frozen=True)
 class _Layer:
     attention_norm: Tensor
-    qkv: Tensor  # (q + k + v, dim)
-    qkv_lora_a: Tensor  # (3 rank, dim)
-    qkv_lora_b: Tensor  # (q + k + v, 3 rank), block-diagonal
-    out: Tensor
-    out_lora_a: Tensor
-    out_lora_b: Tensor
+    qkv: _Linear  # (q + k + v, dim)
+    head_norms: tuple[Tensor, Tensor] | None  # (head_dim,) of queries and of keys
+    out: _Linear
     ffn_norm: Tensor
-    gate_up: Tensor  # (2 ffn_dim, dim)
-    down: Tensor
+    gate_up: _Linear  # (2 ffn_dim, dim)
+    down: _Linear
 
 
 @dataclass(frozen=True)
-class _Span:
-    """Where a row stands in the step, and its new positions in its slot."""
-
-    row: slice
-    index: int
-    end: int
-    mask: Tensor | None  # (new positions, end); one new position sees everything
-
-
-@dataclass(frozen=True)
-class _Step:
+class Step:
     """What all layers of one step share; positions of all rows are packed one after another."""
 
-    cos: Tensor  # (positions, 1, head_dim)
-    sin: Tensor
     slots: Tensor  # (positions,)
     places: Tensor  # (positions,) within the slot
     gates: Tensor | None  # (positions, sum of widths), or (1, ...) for all
-    spans: list[_Span]
+    look_back: LookBack
 
 
 class LiveLlama:
@@ -149,8 +89,9 @@ class LiveLlama:
         max_positions: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        rope: Rope | None = None,
     ) -> None:
-        """`tensors` are those that `shape.tensors()` names."""
+        """`tensors` are those that `shape.tensors()` names; rotary positions are plain where nothing is said."""
         self.shape, self.device, self.dtype = shape, torch.device(device), dtype
         weights = {name: tensors[name].to(device, dtype) for name in shape.tensors()}
         self.embedding = weights[f"{PREFIX}embed_tokens.weight"]
@@ -158,9 +99,9 @@ class LiveLlama:
         self.head = self.embedding if shape.tied else weights[HEAD]
         self.layers = [_pack(weights, f"{PREFIX}layers.{i}.") for i in range(shape.layers)]
         self.max_positions = max_positions
-        rates = shape.theta ** (-torch.arange(0, shape.head_dim, 2) / shape.head_dim)
-        angles = (torch.arange(max_positions)[:, None] * rates).repeat(1, 2)
-        self.cos, self.sin = angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+        rope = rope or Rope.plain(shape)
+        angles = (torch.arange(max_positions)[:, None] * rope.rates.float().cpu()).repeat(1, 2)
+        self.cos, self.sin = ((rope.scale * wave).to(device, dtype) for wave in (angles.cos(), angles.sin()))
 
     def new_store(self, slots: int, positions: int | None = None) -> KeyValueStore:
         """Room for so many conversations of so many positions, as many as there can be if not said."""
@@ -184,30 +125,37 @@ class LiveLlama:
         returns: (positions, dim) before the last norm, the rows one after another
         Raises ValueError past the end of a slot. When it raises, no slot has grown.
         """
-        x = torch.cat([row.inputs for row in rows])
-        step = self._lay_out(store, rows)
-        for i, layer in enumerate(self.layers):
-            x = x + self._attend(layer, x, store.tensor[:, i], step)
-            normed = F.rms_norm(x, (self.shape.dim,), layer.ffn_norm, self.shape.eps)
-            opened, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(opened) * up, layer.down)
+        parts = [self.embed(row.keys) if row.inputs is None else row.inputs for row in rows]
+        x = self.run(torch.cat(parts), store, self._lay_out(store, rows, parts))
         for row in rows:
-            row.slot.keys += row.keys
+            row.slot.append(row.keys)
+        return x
+
+    def run(self, x: Tensor, store: KeyValueStore, step: Step) -> Tensor:
+        """All layers, (positions, dim) to the same; writes keys and values into the store."""
+        rotation = self.cos[step.places][:, None], self.sin[step.places][:, None]
+        for i, layer in enumerate(self.layers):
+            x = x + self._attend(layer, self._norm(x, layer.attention_norm), store.tensor[:, i], step, rotation)
+            opened, up = layer.gate_up(self._norm(x, layer.ffn_norm)).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(opened) * up)
         return x
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., dim) before the last norm -> (..., vocabulary)."""
-        return F.linear(F.rms_norm(states, (self.shape.dim,), self.norm, self.shape.eps), self.head)
+        return F.linear(self._norm(states, self.norm), self.head)
 
-    def _lay_out(self, store: KeyValueStore, rows: Sequence[Row]) -> _Step:
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self.shape.eps)
+
+    def _lay_out(self, store: KeyValueStore, rows: Sequence[Row], parts: Sequence[Tensor]) -> Step:
         spans: list[_Span] = []
         places: list[int] = []
         slots: list[int] = []
-        for row in rows:
+        for row, part in zip(rows, parts, strict=True):
             start, count = len(row.slot.keys), len(row.keys)
             end, at = start + count, len(places)
-            if count != len(row.inputs):
-                raise ValueError(f"{len(row.inputs)} inputs for {count} keys")
+            if count != len(part):
+                raise ValueError(f"{len(part)} inputs for {count} keys")
             if end > store.positions:
                 raise ValueError(f"{end} positions; a slot holds {store.positions}")
             mask = None
@@ -216,46 +164,53 @@ class LiveLlama:
             spans.append(_Span(slice(at, at + count), row.slot.index, end, mask))
             places += range(start, end)
             slots += [row.slot.index] * count
-        at_places = torch.tensor(places, device=self.device)
-        return _Step(
-            self.cos[at_places][:, None],
-            self.sin[at_places][:, None],
+
+        def look_back(queries: Tensor, layer: Tensor) -> Tensor:
+            return torch.cat([self._own_slot(queries[span.row], layer, span) for span in spans])
+
+        return Step(
             torch.tensor(slots, device=self.device),
-            at_places,
+            torch.tensor(places, device=self.device),
             _gather_gates(rows),
-            spans,
+            look_back,
         )
 
-    def _attend(self, layer: _Layer, x: Tensor, store: Tensor, step: _Step) -> Tensor:
+    def _attend(
+        self, layer: _Layer, normed: Tensor, store: Tensor, step: Step, rotation: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """`store` is the layer's part, (slots, 2, kv heads, positions, head_dim)."""
         shape = self.shape
-        normed = F.rms_norm(x, (shape.dim,), layer.attention_norm, shape.eps)
-        qkv = F.linear(normed, layer.qkv)
-        split = qkv.shape[-1]
-        if step.gates is not None:
-            qkv = qkv + F.linear(F.linear(normed, layer.qkv_lora_a), layer.qkv_lora_b) * step.gates[:, :split]
-        heads = qkv.unflatten(-1, (-1, shape.head_dim))
+        split = sum(shape.widths[name] for name in "qkv")
+        of_qkv, of_out = (None, None) if step.gates is None else step.gates.split([split, shape.dim], dim=-1)
+        heads = layer.qkv(normed, of_qkv).unflatten(-1, (-1, shape.head_dim))
         queries, keys, values = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
-        store[step.slots, 0, :, step.places] = rotate(keys, step.cos, step.sin)
+        if layer.head_norms:
+            queries, keys = self._norm(queries, layer.head_norms[0]), self._norm(keys, layer.head_norms[1])
+        store[step.slots, 0, :, step.places] = rotate(keys, *rotation)
         store[step.slots, 1, :, step.places] = values
-        queries = rotate(queries, step.cos, step.sin).transpose(0, 1)
-        attended = torch.cat([self._look_back(queries[:, span.row], store, span) for span in step.spans])
-        out = F.linear(attended, layer.out)
-        if step.gates is not None:
-            out = out + F.linear(F.linear(attended, layer.out_lora_a), layer.out_lora_b) * step.gates[:, split:]
-        return out
+        return layer.out(step.look_back(rotate(queries, *rotation), store), of_out)
 
-    def _look_back(self, queries: Tensor, store: Tensor, span: _Span) -> Tensor:
-        """One row's attention, read in place: (heads, new, head_dim) -> (new, heads * head_dim)."""
+    def _own_slot(self, queries: Tensor, store: Tensor, span: _Span) -> Tensor:
+        """One row's attention, read in place: (new, heads, head_dim) -> (new, heads * head_dim)."""
         keys, values = store[span.index, :, :, : span.end]
         attended = F.scaled_dot_product_attention(
-            queries[None],
+            queries.transpose(0, 1)[None],
             keys[None],
             values[None],
             attn_mask=span.mask,
             enable_gqa=self.shape.kv_heads < self.shape.heads,
         )
         return attended[0].transpose(0, 1).flatten(1)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a row stands in the step, and its new positions in its slot."""
+
+    row: slice
+    index: int
+    end: int
+    mask: Tensor | None  # (new positions, end); one new position sees everything
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -275,18 +230,27 @@ def _gather_gates(rows: Sequence[Row]) -> Tensor | None:
 
 
 def _pack(tensors: Mapping[str, Tensor], layer: str) -> _Layer:
-    def projection(name: str, part: str) -> Tensor:
-        return tensors[f"{layer}self_attn.{name}_proj.{part}.weight"]
+    def joined(names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of several projections in one."""
+        biases = [tensors[f"{layer}{name}.bias"] for name in names if f"{layer}{name}.bias" in tensors]
+        return torch.cat([tensors[f"{layer}{name}.weight"] for name in names]), torch.cat(biases) if biases else None
 
+    def adapted(projections: str) -> _Linear:
+        names = [f"self_attn.{name}_proj" for name in projections]
+        lora_b = [tensors[f"{layer}{name}.lora_B.default.weight"] for name in names]
+        return _Linear(
+            *joined([f"{name}.base_layer" for name in names]),
+            torch.cat([tensors[f"{layer}{name}.lora_A.default.weight"] for name in names]),
+            torch.block_diag(*lora_b),
+        )
+
+    norms = [tensors[name] for name in (f"{layer}self_attn.{part}_norm.weight" for part in "qk") if name in tensors]
     return _Layer(
         tensors[f"{layer}input_layernorm.weight"],
-        torch.cat([projection(name, "base_layer") for name in "qkv"]),
-        torch.cat([projection(name, "lora_A.default") for name in "qkv"]),
-        torch.block_diag(*(projection(name, "lora_B.default") for name in "qkv")),
-        projection("o", "base_layer"),
-        projection("o", "lora_A.default"),
-        projection("o", "lora_B.default"),
+        adapted("qkv"),
+        (norms[0], norms[1]) if norms else None,
+        adapted("o"),
         tensors[f"{layer}post_attention_layernorm.weight"],
-        torch.cat([tensors[f"{layer}mlp.{name}.weight"] for name in ("gate_proj", "up_proj")]),
-        tensors[f"{layer}mlp.down_proj.weight"],
+        _Linear(*joined(["mlp.gate_proj", "mlp.up_proj"])),
+        _Linear(*joined(["mlp.down_proj"])),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,20 +21,31 @@ class Chooser:
         self._sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
-    def choose(self, logits: Tensor) -> int:
-        """The next token, (vocabulary,) -> id. Raises CoreError when a logit is no number."""
-        logits = logits.float().cpu()
-        if not logits.isfinite().all():
-            raise CoreError("the model's output is not finite")
-        how = self._sampling
-        if how.temperature <= 0:
-            return int(logits.argmax())
-        probabilities = (logits / how.temperature).softmax(-1)
-        if how.top_p < 1:
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken always."""
+        return self._sampling.temperature <= 0
+
+    def draw(self, logits: Tensor) -> int:
+        """The next token, (vocabulary,) -> id."""
+        probabilities = (logits.float().cpu() / self._sampling.temperature).softmax(-1)
+        if self._sampling.top_p < 1:
             ranked, order = probabilities.sort(descending=True)
-            ranked[ranked.cumsum(-1) - ranked >= how.top_p] = 0  # the first one always stays
+            ranked[ranked.cumsum(-1) - ranked >= self._sampling.top_p] = 0  # the first one always stays
             return int(order[torch.multinomial(ranked, 1, generator=self._generator)])
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
+
+
+def choose(choosers: Sequence[Chooser], logits: Tensor) -> list[int | CoreError]:
+    """The next token of each reply, (replies, vocabulary) -> ids; an error where a logit is no number.
+
+    The likeliest tokens are found where the logits are, all at once; only drawn ones are brought to the CPU.
+    """
+    likeliest = torch.where(logits.isfinite().all(-1), logits.argmax(-1), -1).tolist()
+    return [
+        CoreError("the model's output is not finite") if best < 0 else best if chooser.greedy else chooser.draw(row)
+        for best, chooser, row in zip(likeliest, choosers, logits, strict=True)
+    ]
 
 
 class Spelling:

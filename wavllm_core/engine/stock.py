@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from wavllm_core.engine.core import EngineLimits, OpenModel
 from wavllm_core.engine.exact import ExactHearings
 from wavllm_core.engine.language import Gates, Language
-from wavllm_core.engine.llama import HEAD, PREFIX, LiveLlama, LlamaShape
+from wavllm_core.engine.llama import LiveLlama, Rope
+from wavllm_core.engine.llama_shape import FAMILY, HEAD, PREFIX, LlamaShape
 from wavllm_core.engine.load import Meter
 from wavllm_core.engine.planner import Planner
 from wavllm_core.errors import CheckpointError
@@ -28,6 +29,8 @@ from wavllm_core.hf.parts import loaded
 from wavllm_core.hf.processor import WavLLMProcessor
 from wavllm_core.prompt import Prompt, Turn
 
+FULL = "full_attention"
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the others depend on the length of a conversation
 INST, INST_END = "[INST] ", " [/INST]"
 ONE_VOICE = np.ones(1, np.float32)  # this model tells no voices apart
 
@@ -104,18 +107,24 @@ class PublishedPrompts:
 
 def _shape(model: WavLLMForConditionalGeneration) -> LlamaShape:
     text = model.config.text_config.to_dict()
-    rope = text.get("rope_parameters") or {}
-    wanted = {
-        "model_type": (text["model_type"], "llama"),
-        "hidden_act": (text.get("hidden_act"), "silu"),
-        "attention_bias": (bool(text.get("attention_bias")), False),
-        "mlp_bias": (bool(text.get("mlp_bias")), False),
-        "rope_parameters.rope_type": (rope.get("rope_type", "default"), "default"),
-    }
-    for key, (value, served) in wanted.items():
-        if value != served:
-            raise CheckpointError(f"text_config.{key}: {value!r}; the live engine serves {served!r}")
-    return LlamaShape.of(text | {"rope_theta": rope.get("rope_theta", text.get("rope_theta"))}, model.config.lora_rank)
+    rope_type = (text.get("rope_parameters") or {}).get("rope_type", "default")
+    attention = {*(text.get("layer_types") or ()), "sliding_attention" if text.get("sliding_window") else FULL}
+    for key, value, served in (
+        ("model_type", text["model_type"], FAMILY),
+        ("hidden_act", text.get("hidden_act"), ("silu",)),
+        ("rope_parameters.rope_type", rope_type, ROPE_TYPES),
+        *(("layer_types", kind, (FULL,)) for kind in sorted(attention)),
+    ):
+        if value not in served:
+            raise CheckpointError(f"text_config.{key}: {value!r}; the live engine serves {', '.join(served)}")
+    return LlamaShape.of(text, model.config.lora_rank)
+
+
+def _rope(model: WavLLMForConditionalGeneration) -> Rope:
+    """As transformers works it out, which knows every way to stretch a context; in float32, whatever the model's."""
+    theirs = model.llm.model.rotary_emb
+    fresh = type(theirs)(model.config.text_config)
+    return Rope(fresh.inv_freq, float(fresh.attention_scaling))
 
 
 def _language(
@@ -126,7 +135,7 @@ def _language(
         for name, value in model.llm.state_dict().items()
     }
     positions = model.config.text_config.max_position_embeddings
-    llama = LiveLlama(shape, renamed, positions, limits.device, limits.torch_dtype)
+    llama = LiveLlama(shape, renamed, positions, limits.device, limits.torch_dtype, _rope(model))
     views = model.gate_views()[1]
     channels = torch.cat([views[f"{name}_proj"] for name in shape.widths])
     plain = torch.full((len(channels),), model.config.lora_alpha / model.config.lora_rank)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.decoding import Decoding
 from wavllm_core.engine.hearing import Hearing
 from wavllm_core.engine.kv import KeyValueStore
 from wavllm_core.engine.language import Language
 from wavllm_core.engine.llama import Row
 from wavllm_core.engine.load import Meter
 from wavllm_core.engine.planner import Plan
-from wavllm_core.engine.sampling import Chooser, Spelling
+from wavllm_core.engine.sampling import Chooser, Spelling, choose
 from wavllm_core.engine.speculation import Speculation
 from wavllm_core.engine.talk import HISTORY_DUE_S, LISTENING_DUE_S, Answer, Kind, Piece, Talk
 from wavllm_core.errors import CoreError, InputError
@@ -39,7 +40,10 @@ class Talks:
         speculation: Speculation,
         meter: Meter,
         clock: Callable[[], float],
+        decoding: Decoding | None = None,
     ) -> None:
+        """With `decoding`, tokens are decoded by it, beside what is read."""
+        self.decoding = decoding
         self.language, self.store, self.speculation = language, store, speculation
         self.meter, self.clock = meter, clock
         self.open: list[Talk] = []  # they get a slot when there is something to put there
@@ -59,7 +63,7 @@ class Talks:
         """Have the past read before the next turn begins, or while it is spoken."""
         if talk in self.open:
             talk.instruction, talk.history = instruction, history
-            self._want(talk)
+            self._want(talk, lambda: self._listening(talk))
 
     def listen(self, talk: Talk, hearing: Hearing) -> None:
         """Read the vectors of an utterance as they come."""
@@ -74,19 +78,24 @@ class Talks:
         """Take note that an utterance has other vectors than before; a speculation on the old ones is over."""
         if talk.hearing is hearing and talk in self.open:
             self._drop_speculation(talk)
-            self._want(talk)
+            self._want(talk, lambda: self._listening(talk))
 
-    def _want(self, talk: Talk) -> None:
+    def _listening(self, talk: Talk) -> Plan:
+        """What stands there while a turn is spoken."""
         names = talk.hearing.names if talk.hearing else []
+        plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
+        return plan.extended(names, talk.hearing.embeds) if names and talk.hearing else plan
+
+    def _want(self, talk: Talk, make_plan: Callable[[], Plan]) -> None:
+        """Have this read ahead."""
+        talk.wanted, talk.wanted_since = None, self.clock()
         try:
-            self.language.gates.of(talk.instruction)
-            plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
+            plan = make_plan()
+            self.language.gates.of(plan.instruction)
         except (CoreError, ValueError, TypeError):  # the reply is going to say so
-            talk.wanted = None
             return
-        if names and talk.hearing:
-            plan = plan.extended(names, talk.hearing.embeds)
-        talk.wanted, talk.wanted_since = plan if self._missing(talk, plan) else None, self.clock()
+        if self._missing(talk, plan):
+            talk.wanted = plan
 
     # What is asked
 
@@ -120,12 +129,13 @@ class Talks:
         return answer
 
     def speculate(self, talk: Talk, instruction: str, history: Sequence[Exchange], sampling: Sampling) -> None:
-        """Begin to answer on the chance that this is what is going to be asked."""
+        """Begin to answer on the chance that this is what is going to be asked; read the question, if not more."""
         self._drop_speculation(talk)
-        queue_wait_ms = 1000 * self.meter.queue_wait_s.value
-        if talk.answers or not self.speculation.permits(talk.tried, queue_wait_ms):
+        if talk.answers or talk not in self.open:
             return
-        if self.ask(talk, "speculation", instruction, history, sampling, None):
+        if not self.speculation.permits(talk.tried, 1000 * self.meter.queue_wait_s.value):
+            self._want(talk, lambda: self.language.planner.plan(history, instruction, sampling.max_tokens))
+        elif self.ask(talk, "speculation", instruction, history, sampling, None):
             talk.tried += 1
             self.speculation.begun += 1
 
@@ -188,9 +198,13 @@ class Talks:
         first = ready[0][1]
         since = first.answer.since if first.answer else first.wanted_since
         chosen: list[tuple[Talk, Row]] = []
+        known: list[tuple[Talk, Answer, Tensor]] = []
         room, hurry = MAX_PREFILL, False
         for _, talk in ready:
             answer = talk.answer
+            if answer and (state := self._read_already(talk, answer)) is not None:
+                known.append((talk, answer, state))
+                continue
             reads = answer is None or answer.next_token is None
             if (reads and (room <= 0 or hurry)) or len(chosen) >= MAX_ANSWERS or not self._give_slot(talk):
                 continue
@@ -200,8 +214,16 @@ class Talks:
             room -= len(row.keys) if reads else 0
             hurry = hurry or (reads and answer is not None and answer.kind == "reply")
             chosen.append((talk, row))
+        self._tell(known)
         self._run([(talk, row) for talk, row in chosen if talk.slot is row.slot])  # who lost it meanwhile waits
         return since
+
+    def _read_already(self, talk: Talk, answer: Answer) -> Tensor | None:
+        """What the first token is told from, where all that precedes it was read ahead."""
+        slot, plan = talk.slot, answer.plan
+        if answer.next_token is not None or slot is None or slot.state is None:
+            return None
+        return slot.state if slot.gate == plan.instruction and slot.keys == plan.keys else None
 
     def _row_or_fail(self, talk: Talk, room: int) -> Row | None:
         try:
@@ -217,13 +239,12 @@ class Talks:
         assert slot is not None
         talk.used = self.clock()
         if answer and answer.next_token is not None:
-            return Row(slot, [answer.next_token], self.language.llama.embed([answer.next_token]), answer.gate)
+            return Row(slot, [answer.next_token], None, answer.gate)
         plan = answer.plan if answer else talk.wanted
         assert plan is not None
         start = slot.keep_common(plan.keys, plan.instruction)
         if start == len(plan.keys):  # all is there; its last position tells the first token
-            start -= 1
-            del slot.keys[start:]
+            start = slot.keep_common(plan.keys[:-1], plan.instruction)
         end = min(len(plan.keys), start + room)
         gate = answer.gate if answer else self.language.gates.of(plan.instruction)
         return Row(slot, plan.keys[start:end], plan.inputs(self.language.llama, start, end), gate)
@@ -232,9 +253,7 @@ class Talks:
         if not chosen:
             return
         try:
-            states = self.language.llama.step(self.store, [row for _, row in chosen])
-            ends = torch.tensor([len(row.keys) for _, row in chosen]).cumsum(0) - 1
-            logits = self.language.llama.logits(states[ends.to(states.device)])
+            states = self._last_states([row for _, row in chosen])
         except (RuntimeError, ValueError) as error:  # torch: one is at fault, and the others go on
             if len(chosen) > 1:
                 for one in chosen:
@@ -243,19 +262,41 @@ class Talks:
                 log.exception("a reply failed")
                 self._fail(chosen[0][0], CoreError(f"decoding failed: {error}"))
             return
-        for (talk, _), row_logits in zip(chosen, logits, strict=True):
-            answer, slot = talk.answer, talk.slot
-            if not answer and slot and talk.wanted and len(slot.keys) >= len(talk.wanted.keys):
-                talk.wanted = None
-            if answer and slot and (answer.next_token is not None or len(slot.keys) >= len(answer.plan.keys)):
-                self._take_token(talk, answer, row_logits)
+        told = []
+        for (talk, row), state in zip(chosen, states, strict=True):
+            row.slot.state, answer = state, talk.answer
+            if answer is None:
+                if talk.wanted and len(row.slot.keys) >= len(talk.wanted.keys):
+                    talk.wanted = None
+            elif answer.next_token is not None or len(row.slot.keys) >= len(answer.plan.keys):
+                told.append((talk, answer, state))
+        self._tell(told)
 
-    def _take_token(self, talk: Talk, answer: Answer, logits: Tensor) -> None:
+    def _last_states(self, rows: list[Row]) -> Tensor:
+        """Do a step; returns where each row ends, (rows, dim) before the last norm."""
+        replayed = [i for i, row in enumerate(rows) if row.inputs is None] if self.decoding else []
+        order = [*(i for i in range(len(rows)) if i not in replayed), *replayed]
+        parts = []
+        if read := [rows[i] for i in order[: len(rows) - len(replayed)]]:
+            states = self.language.llama.step(self.store, read)
+            ends = torch.tensor([len(row.keys) for row in read]).cumsum(0) - 1
+            parts.append(states[ends.to(states.device)])
+        if self.decoding and replayed:
+            parts.append(self.decoding.step([rows[i] for i in replayed]))
+        return torch.cat(parts)[torch.tensor(order).argsort().to(parts[0].device)]
+
+    def _tell(self, told: list[tuple[Talk, Answer, Tensor]]) -> None:
+        """Take the next token of each answer, from the state of what precedes it."""
+        if told:
+            logits = self.language.llama.logits(torch.stack([state for _, _, state in told]))
+            tokens = choose([answer.chooser for _, answer, _ in told], logits)
+            for (talk, answer, _), token in zip(told, tokens, strict=True):
+                self._take_token(talk, answer, token)
+
+    def _take_token(self, talk: Talk, answer: Answer, token: int | CoreError) -> None:
         answer.since = self.clock()
-        try:
-            token = answer.chooser.choose(logits)
-        except CoreError as error:
-            self._fail(talk, error)
+        if isinstance(token, CoreError):
+            self._fail(talk, token)
             return
         if token not in self.language.end_ids:
             answer.tokens += 1
@@ -272,7 +313,7 @@ class Talks:
         """The answer under way fails, or what was to be read ahead is left; the slot may hold anything now."""
         talk.wanted = None
         if talk.slot:
-            talk.slot.keys.clear()
+            talk.slot.clear()
         if talk.answer:
             self._end(talk, talk.answer, error)
 

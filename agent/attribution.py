@@ -1,0 +1,139 @@
+"""Who says what in one conversation, and what follows: numbers and names for items, events for the client, refusals.
+
+Acts only when its session tells it to. Voices are compared in `speakers`; who is known beyond this conversation is
+in `voices`, whose file is read and written off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from agent.conversation import Conversation, Item
+from agent.errors import EnrolmentError, RegistryError
+from agent.listener import to_waveform
+from agent.protocol import server_events as events
+from agent.protocol.errors import ProtocolError
+from agent.protocol.speakers import SpeakerName, SpeakerSettings
+from agent.speakers import SpeakerGuess, SpeakerOptions, Speakers
+from agent.voices.people import Sample, is_voice
+from agent.voices.store import Person, check_name
+from agent.voices.voiced import measure_voicing
+from wavllm_core.engine.api import Heard
+
+NOT_KNOWN: Final = "the voice is none of those that are known here, and no other is answered"
+CANNOT_ENROL: Final = "this server lets no client enrol voices"
+
+log = logging.getLogger(__name__)
+
+
+class Attribution:
+    """The voices of one conversation."""
+
+    def __init__(
+        self,
+        options: SpeakerOptions,
+        settings: SpeakerSettings,
+        conversation: Conversation,
+        send: Callable[[events.ServerEvent], Awaitable[None]],
+    ) -> None:
+        self._options, self._conversation, self._send = options, conversation, send
+        self.settings = settings
+        self.speakers = Speakers(options.scale, options.people.known if options.people else ())
+
+    async def begin(self) -> None:
+        """Take over who was enrolled since the server began; what cannot be read leaves those it knew."""
+        people = self._options.people
+        if people and self.settings.policy != "off":
+            try:
+                await asyncio.to_thread(people.refresh)
+            except RegistryError as error:
+                log.error("who is known is not up to date: %s", error)
+            self.speakers = Speakers(self._options.scale, people.known)
+
+    def guess(self, heard: Heard) -> SpeakerGuess | None:
+        """Who it probably is, without learning from it; None: voices are not compared."""
+        return None if self.settings.policy == "off" else self.speakers.guess(heard.speaker_vector)
+
+    async def tell(self, item: Item, heard: Heard, start_ms: int | None = None) -> None:
+        """Note who said an item, and say so. `start_ms`: of the item in the audio of the session, where known."""
+        if self.settings.policy == "off":
+            return
+        guess = self.speakers.assign(heard.speaker_vector, heard.seconds)
+        item.speaker, item.voice = guess.number, heard.speaker_vector
+        self._conversation.names = self.speakers.names
+        span = None if start_ms is None else (start_ms, start_ms + round(1000 * heard.seconds))
+        await self._send(_told(item.id, guess, span=span))
+
+    async def tell_early(self, item_id: str, heard: Heard) -> None:
+        """Say who seems to be speaking."""
+        if guess := self.guess(heard):
+            await self._send(_told(item_id, guess, provisional=True))
+
+    def refusal(self, guess: SpeakerGuess | None) -> str | None:
+        """Why this voice is not answered, if it is not."""
+        known = guess is not None and guess.person_id is not None
+        return NOT_KNOWN if self.settings.policy == "require" and not known else None
+
+    def refusal_of(self, item: Item | None) -> str | None:
+        """The same of an item; what was typed has no voice."""
+        if self.settings.policy != "require" or item is None or not item.spoken:
+            return None
+        voice = self.speakers.find(item.speaker or 0)
+        return None if voice and voice.person else NOT_KNOWN
+
+    async def name(self, wanted: SpeakerName) -> None:
+        """Call a voice by name from now on. Raises ProtocolError when it cannot be, or cannot be enrolled."""
+        voice, person = self.speakers.find(wanted.number), None
+        if voice is None:
+            message = f"number {wanted.number}: {len(self.speakers.voices)} voices were heard in this session"
+            raise ProtocolError("speaker_not_found", message, param="number")
+        try:
+            check_name(wanted.name)
+            taken = {name.casefold() for number, name in self.speakers.names.items() if number != wanted.number}
+            if wanted.name.casefold() in taken:
+                raise EnrolmentError(f"another voice of this session is called {wanted.name!r}")
+            if wanted.enrol:
+                person = await self._enrol(wanted)
+        except (EnrolmentError, RegistryError) as error:
+            raise ProtocolError("speaker_not_enrolled" if wanted.enrol else "invalid_value", str(error)) from error
+        self.speakers.name(wanted.number, wanted.name, person)
+        self._conversation.names = self.speakers.names
+        await self._send(events.speaker_named(wanted.number, wanted.name, person.id if person else None))
+
+    async def _enrol(self, wanted: SpeakerName) -> Person:
+        people = self._options.people
+        if people is None or not self._options.clients_may_enrol:
+            raise EnrolmentError(CANNOT_ENROL)
+        spoken = [
+            (item.voice, pcm)
+            for item in self._conversation.items
+            if item.speaker == wanted.number and item.voice is not None
+            if (pcm := self._conversation.audio.get(item.id))
+        ]
+
+        def enrol() -> Person:
+            samples = [
+                Sample(f"utterance {number}", vector, measure_voicing(to_waveform(pcm)))
+                for number, (vector, pcm) in enumerate(spoken, start=1)
+            ]
+            return people.enrol(wanted.name, [sample for sample in samples if is_voice(sample.voicing)])
+
+        return await asyncio.to_thread(enrol)
+
+
+def _told(
+    item_id: str, guess: SpeakerGuess, *, span: tuple[int, int] | None = None, provisional: bool = False
+) -> events.ServerEvent:
+    return events.speaker_told(
+        item_id,
+        guess.number,
+        guess.name,
+        guess.similarity,
+        guess.confidence,
+        person_id=guess.person_id,
+        span=span,
+        provisional=provisional,
+    )

@@ -1,0 +1,232 @@
+"""One response, from `response.created` to `response.done`: its items, its events, its figures.
+
+Acts only when `Responses` tells it to, which also sees to it that nothing is told after the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent.alignment import Alignment
+from agent.audio import Encoder
+from agent.conversation import Calling, Conversation, Item
+from agent.protocol.replies import Ending, ReplyEvents
+from agent.protocol.response_create import ResponseCreate
+from agent.protocol.server_events import ServerEvent
+from agent.protocol.settings import SessionSettings
+from agent.protocol.tools import FunctionTool
+from agent.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost
+from agent.tool_calls import Call, ToolCaller
+from agent.voice import VOICE_RATE
+from wavllm_core.engine.api import Engine, Exchange, Sampling
+
+SPOKEN_TOKENS_PER_S: Final = 20  # as OpenAI counts the audio of replies
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyDue:
+    """Why and since when a reply is owed."""
+
+    settings: SessionSettings  # as they were then
+    confirmed_s: float  # wall clock
+    vad_wait_ms: int | None = None  # stream time; None where the client ended the turn
+    overrides: ResponseCreate = field(default_factory=ResponseCreate)
+    failure: str | None = None  # there is nothing to answer, because listening failed
+    input: Sequence[Item] | None = None  # instead of the conversation
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPlan:
+    """What the model is asked for, and how the answer is given; nothing changes it."""
+
+    due: ReplyDue
+    instructions: str
+    history: Sequence[Exchange]
+    sampling: Sampling
+    speech: SpeechOptions | None  # None: in writing
+    tools: Sequence[FunctionTool]  # that may be called
+    parallel_calls: bool
+    input_tokens: tuple[int, int]  # text, audio
+    after: str  # the item it answers, whatever is added meanwhile; "root": none
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all responses of one session share."""
+
+    engine: Engine
+    conversation: Conversation
+    caller: ToolCaller | None
+    send: Callable[[ServerEvent], Awaitable[None]]
+    clock: Callable[[], float]
+    new_id: Callable[[str], str]
+
+
+class Response:
+    """The one that a client sees as one `response`."""
+
+    def __init__(self, events: ReplyEvents, plan: ReplyPlan, pace: Pace, around: Surroundings) -> None:
+        self.events, self.plan, self.pace = events, plan, pace
+        self.task: asyncio.Task[None] | None = None
+        self.item: Item | None = None  # the message that is open
+        self._around = around
+        self._after = plan.after
+        self._encoder = Encoder(events.output_format)  # of what the client hears
+        self._tokens = 0  # of items that are closed
+        self._spoken_samples = 0  # likewise
+        self._latency_ms: dict[str, float] = {}
+
+    @property
+    def id(self) -> str:
+        return self.events.response_id
+
+    @property
+    def out_of_band(self) -> bool:
+        return self.events.conversation_id is None
+
+    async def begin(self) -> None:
+        """Tell that it exists."""
+        await self._send(self.events.begin())
+
+    def note(self, what: str) -> None:
+        """Remember when something was there first."""
+        self._latency_ms.setdefault(what, self._since_due_ms())
+
+    async def write(self, text: str) -> None:
+        """More text of a written reply."""
+        await self._open()
+        await self._around.send(self.events.piece(text))
+        self.note("first_token_ms")
+
+    async def speak(self, spoken: Spoken) -> str | None:
+        """More of a spoken reply; returns why it cannot be heard, if it cannot."""
+        item = await self._open()
+        assert item.alignment
+        match spoken:
+            case SentenceBegun(text):
+                self.note("first_sentence_ms")
+                item.alignment.begin(text)
+                await self._around.send(self.events.piece(text))
+            case AudioChunk(pcm):
+                await self._send_audio(self._encoder.push(pcm))
+                item.alignment.add(len(pcm) // 2)
+                self._around.conversation.audio.add(item.id, pcm)
+                self.note("first_audio_ms")
+            case SentenceMade(samples):
+                item.alignment.settle(samples)
+            case VoiceLost(why):
+                return why
+        return None
+
+    async def call(self, call: Call) -> None:
+        """The model calls a function: one more item."""
+        if self.item:
+            await self._flush_audio()
+            self._finish_item("completed")
+            await self._send(self.events.close())
+        around = self._around
+        assert around.caller
+        calling = Calling(around.new_id("call"), call)
+        item = Item(around.new_id("item"), "assistant", around.caller.write_call(call), tool=calling)
+        item.tokens = around.engine.count_tokens(item.text)
+        self._tokens += item.tokens
+        before = self._place(item)
+        await self._send(self.events.call(item.id, calling.call_id, call.name, call.arguments, before))
+        self.note("first_token_ms")
+
+    async def complete(self) -> None:
+        """The model has said all."""
+        if self.events.empty:
+            await self._open()  # a reply of no words is still a message
+        tokens = self._tokens + self._around.engine.count_tokens(self.events.text)
+        if self.plan.due.overrides.say is None and tokens >= self.plan.sampling.max_tokens:
+            await self.end("incomplete", reason="max_output_tokens")
+        else:
+            await self.end("completed")
+
+    async def end(self, ending: Ending, *, reason: str | None = None, failure: str | None = None) -> None:
+        """Close the response and everything it opened."""
+        if self.task:
+            self.task.cancel()
+        if ending == "cancelled":
+            self.pace.drop()
+        else:
+            await self._flush_audio()
+        self._finish_item(ending)
+        usage, latency = self._usage(), self._latency()
+        await self._send(self.events.end(ending, usage=usage, reason=reason, failure=failure, latency=latency))
+
+    async def _open(self) -> Item:
+        """Make the message known, if it is not."""
+        if self.item is None:
+            alignment = Alignment() if self.plan.speech else None
+            self.item = Item(self._around.new_id("item"), "assistant", status="in_progress", alignment=alignment)
+            if alignment and not self.out_of_band:
+                self._around.conversation.audio.begin(self.item.id)
+            before = self._place(self.item)
+            await self._send(self.events.open(self.item.id, before))
+        return self.item
+
+    async def _flush_audio(self) -> None:
+        if self.item and self.item.alignment:
+            await self._send_audio(self._encoder.flush())
+
+    async def _send_audio(self, audio: bytes) -> None:
+        if audio:  # a resampler holds a little back
+            await self._around.send(self.events.audio(audio))
+
+    def _finish_item(self, ending: Ending) -> None:
+        """Leave in the history what was said; of a cancelled spoken message, what was sent at most."""
+        item, self.item = self.item, None
+        if item is None:
+            return
+        self._tokens += self._around.engine.count_tokens(self.events.text)
+        item.text = self.events.text
+        if item.alignment:
+            if ending == "cancelled":
+                item.alignment.truncate(item.alignment.sent_ms)  # nobody can have heard more
+            self._spoken_samples += item.alignment.sent_samples
+            item.text = item.alignment.text
+        item.tokens = self._around.engine.count_tokens(item.text)
+        item.status = "completed" if ending == "completed" else "incomplete"
+
+    def _place(self, item: Item) -> str | None:
+        """Put an item into the conversation, behind what it belongs to; returns which one is before it."""
+        if self.out_of_band:
+            return None
+        conversation = self._around.conversation
+        before = conversation.add(item, conversation.place_after(self._after))
+        self._after = item.id
+        return before
+
+    async def _send(self, events: Sequence[ServerEvent]) -> None:
+        for event in events:
+            await self._around.send(event)
+
+    def _latency(self) -> dict[str, float | None]:
+        wait_ms = self.plan.due.vad_wait_ms
+        names = ["first_token_ms", *(["first_sentence_ms", "first_audio_ms"] if self.plan.speech else [])]
+        return {
+            "vad_wait_ms": wait_ms,
+            **{name: self._latency_ms.get(name) for name in names},
+            "total_ms": round((wait_ms or 0) + self._since_due_ms(), 1),
+        }
+
+    def _since_due_ms(self) -> float:
+        return round(1000 * (self._around.clock() - self.plan.due.confirmed_s), 1)
+
+    def _usage(self) -> dict[str, Any]:
+        heard_text, heard_audio = self.plan.input_tokens
+        audio_tokens = round(SPOKEN_TOKENS_PER_S * self._spoken_samples / VOICE_RATE)
+        inputs, outputs = heard_text + heard_audio, self._tokens + audio_tokens
+        details = {"text_tokens": heard_text, "audio_tokens": heard_audio, "cached_tokens": 0}
+        return {
+            "total_tokens": inputs + outputs,
+            "input_tokens": inputs,
+            "output_tokens": outputs,
+            "input_token_details": details,
+            "output_token_details": {"text_tokens": self._tokens, "audio_tokens": audio_tokens},
+        }
