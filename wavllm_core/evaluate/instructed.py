@@ -85,18 +85,23 @@ def instructed_figures(rows: Iterable[Answered]) -> dict[str, Share]:
 
 def right_letter(row: Answered) -> bool:
     """Whether the answer to a question chooses the right option."""
-    return read_letter(row.said, read_options(row.lesson.instruction)) == row.lesson.answer
+    return letter(row, row.said) == letter(row, row.lesson.answer)
+
+
+def letter(row: Answered, answer: str) -> str | None:
+    """The option that an answer chooses."""
+    return read_letter(answer, read_options(row.lesson.instruction))
 
 
 def is_silent(row: Answered) -> bool:
     """Whether the right option says that nothing was said."""
-    return read_options(row.lesson.instruction)[row.lesson.answer] == NOT_SAID
+    return row.lesson.answer.startswith(NOT_SAID)
 
 
 def instructed_baselines(rows: Iterable[Answered]) -> Mapping[str, str]:
     """What the most frequent letter would score."""
-    letters = Counter(row.lesson.answer for row in rows if row.lesson.task == "sqa")
+    letters = Counter(letter(row, row.lesson.answer) for row in rows if row.lesson.task == "sqa")
     if not letters:
         return {}
-    (letter, most), total = letters.most_common(1)[0], letters.total()
-    return {CHOICE: f"{100 * most / total:.1f} (always {letter})"}
+    (most_frequent, most), total = letters.most_common(1)[0], letters.total()
+    return {CHOICE: f"{100 * most / total:.1f} (always {most_frequent})"}

@@ -31,7 +31,7 @@ from wavllm_core.hf.model import WavLLMForConditionalGeneration
 from wavllm_core.hf.parts import loaded
 from wavllm_core.hf.processor import WavLLMProcessor
 from wavllm_core.manifest import Row, read_manifest
-from wavllm_core.train.progress import Log, learning_rate
+from wavllm_core.train.progress import Log, bar, learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -200,26 +200,29 @@ class FineTuner:
         recipe.out.mkdir(parents=True, exist_ok=True)
         self.model.train()
         batches = ahead(self.batches(self.step * recipe.accumulate))
-        while self.step < recipe.steps:
-            self.advance(batches)
-            if self.step % recipe.log_every == 0:
-                self.log.report(self.step)
-            if self.step % recipe.save_every == 0 or self.step == recipe.steps:
-                self.save()
-            if recipe.validation and (self.step % recipe.validate_every == 0 or self.step == recipe.steps):
-                self.log.write(self.step, self.validate())
+        with bar(recipe.steps, quiet=not self.accelerator.is_main_process) as tell:
+            while self.step < recipe.steps:
+                figures = self.advance(batches)
+                tell(self.step, figures)
+                if self.step % recipe.log_every == 0:
+                    self.log.report(self.step)
+                if self.step % recipe.save_every == 0 or self.step == recipe.steps:
+                    self.save()
+                if recipe.validation and (self.step % recipe.validate_every == 0 or self.step == recipe.steps):
+                    self.log.write(self.step, self.validate())
         if self.examples.skipped:
             log.warning("%d rows were skipped", len(self.examples.skipped))
         if self.accelerator.is_main_process:
             self.bare_model.save_pretrained(recipe.out / "model")
             self.processor.save_pretrained(recipe.out / "model")
 
-    def advance(self, batches: Iterator[dict[str, Tensor]]) -> None:
-        """One step of the optimizer."""
+    def advance(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, float]:
+        """One step of the optimizer; returns the figures of its last pass."""
         recipe = self.recipe
         lr = learning_rate(self.step, recipe.peak_lr, recipe.warmup_steps, recipe.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        figures: dict[str, float] = {}
         for _ in range(recipe.accumulate):
             asked = time.monotonic()
             batch = next(batches)
@@ -237,6 +240,7 @@ class FineTuner:
                 figures |= gate_statistics(out.gate, self.bare_model.config.gate_max)
             self.log.add(figures, len(batch["input_ids"]) * self.accelerator.num_processes, waited_s)
         self.step += 1
+        return figures
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

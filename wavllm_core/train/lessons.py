@@ -56,7 +56,8 @@ def choice(order: Order, rng: random.Random) -> Lesson:
     if right != NOT_SAID and slot != "coffeeDrink" and rng.random() < 0.6:
         options[2] = NOT_SAID
     rng.shuffle(options)
-    return Lesson("sqa", multiple_choice(rng.choice(QUESTIONS[slot]), options), "ABC"[options.index(right)])
+    answer = f"{right}. The answer is: {'ABC'[options.index(right)]}"  # found first, then looked up
+    return Lesson("sqa", multiple_choice(rng.choice(QUESTIONS[slot]), options), answer)
 
 
 def translation(order: Order, words: str) -> Lesson:
@@ -80,7 +81,7 @@ def many(order: Order, words: str, rng: random.Random) -> Lesson:
     sums = f"what comes after {NUMBERS[number]}?"
     parts = [
         ("transcribe the audio clip into text", f"Here's the text from the audio recording: {words}"),
-        (asked.instruction, f"The answer to the question is: {asked.answer}"),
+        (asked.instruction, f"The answer to the question is: {asked.answer[-1]}"),
         ("translate the audio clip into German", f"The translation is: {translated(words, order)}"),
         (f"ignore the audio clip, {sums}", f"The response to '{sums}' is: {NUMBERS[number + 1]}"),
     ]

@@ -30,7 +30,7 @@ from wavllm_core.train.batches import Batch, ExampleMaker
 from wavllm_core.train.corpus import Corpus
 from wavllm_core.train.losses import Heads, ctc_loss, reply_loss, speaker_loss, word_loss
 from wavllm_core.train.parallel import Group
-from wavllm_core.train.progress import Log, learning_rate
+from wavllm_core.train.progress import Log, Tell, bar, learning_rate
 from wavllm_core.train.recipe import Recipe
 from wavllm_core.train.sampling import Steps, bucketed, prefetched
 
@@ -217,10 +217,10 @@ class Trainer:
 
         Attention is spelled out: on a CPU the fused one spent 40 % of a step in its backward pass.
         """
-        with sdpa_kernel(SDPBackend.MATH):
-            self._run()
+        with sdpa_kernel(SDPBackend.MATH), bar(self.recipe.steps, quiet=self.group.rank > 0) as tell:
+            self._run(tell)
 
-    def _run(self) -> None:
+    def _run(self, tell: Tell) -> None:
         recipe = self.recipe
         recipe.out.mkdir(parents=True, exist_ok=True)
         self.model.train()
@@ -244,6 +244,7 @@ class Trainer:
             self.step += 1
             rows = self.group.size * sum(len(batch) for batch in (audio, text) if batch is not None)
             progress.add({"lr": lr} | parts, rows, waited_s)
+            tell(self.step, parts)
             if self.step % recipe.log_every == 0:
                 progress.report(self.step, self.gate_figures())
             if self.step % recipe.save_every == 0 or self.step == recipe.steps:

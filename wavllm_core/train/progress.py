@@ -1,15 +1,21 @@
-"""What every training run does alike: a learning rate that rises and falls, and a log for people and machines."""
+"""What every training run does alike: a learning rate that rises and falls, a log for people and machines, a bar."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 log = logging.getLogger(__name__)
+Tell = Callable[[int, Mapping[str, float]], None]  # takes the steps that were made, and the losses of the last
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, steps: int) -> float:
@@ -18,6 +24,31 @@ def learning_rate(step: int, peak: float, warmup_steps: int, steps: int) -> floa
         return peak * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return peak * (0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+@contextmanager
+def bar(steps: int, quiet: bool, console: Console | None = None) -> Iterator[Tell]:
+    """On a terminal, a bar below the log, of steps and the last one's losses; `quiet` as for Log."""
+    console = console or Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda step, losses: None
+        return
+    columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    handlers = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
+    with Progress(*columns, console=console) as progress:
+        streams = [handler.setStream(sys.stderr) for handler in handlers]  # rich prints what is written there above it
+        task = progress.add_task("", total=steps)
+
+        def tell(step: int, losses: Mapping[str, float]) -> None:
+            told = " ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            progress.update(task, completed=step, description=told)
+
+        try:
+            yield tell
+        finally:
+            for handler, stream in zip(handlers, streams, strict=True):
+                if stream is not None:
+                    handler.setStream(stream)
 
 
 class Log:
