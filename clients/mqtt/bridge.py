@@ -248,7 +248,7 @@ class Bridge:
             case Result() if self._talk:
                 await self._conclude(self._talk, self._talk.calls.end(message))
             case _Muted():
-                await self._memory.mute(self._muted)
+                self._memory.mute(self._muted)
                 if self._muted:
                     await self._forget_speech()
             case _Report(epoch, news) if epoch == self._epoch:
@@ -267,7 +267,7 @@ class Bridge:
         self._active_s = self._clock()
         try:
             if self._lines.accept(line):
-                await self._memory.accept(line)
+                self._memory.accept(line)
         except ProtocolError as error:
             await self._complain(error.code, error.message, line.id)
         if (reply := self._lines.reply(line.id)) is not None:

@@ -1,13 +1,14 @@
 """What a gateway must not forget when it is restarted: accepted lines, their replies, and who is muted.
 
-One SQLite file, written by a thread of its own, so that the event loop waits for no disk. It outlives the process being
-killed at any moment; of a power failure it may lose the last moments.
+One SQLite file, written by a thread of its own, all that waits at a time, so that the event loop waits for no disk. It
+outlives the process being killed at any moment; of a power failure it may lose the last moments.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from clients.mqtt.topics import Line, Values
 from clients.realtime import ClientError
 
 VERSION: Final = 1
+log = logging.getLogger(__name__)
 SCHEMA: Final = """
 CREATE TABLE line (
     number INTEGER PRIMARY KEY, device TEXT NOT NULL, id TEXT NOT NULL, text TEXT NOT NULL,
@@ -38,6 +40,7 @@ DELETE FROM line WHERE reply IS NOT NULL AND number <= (
     SELECT number FROM line WHERE reply IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?
 )
 """
+Statement = tuple[str, tuple[object, ...]]
 MAX_REPLIES: Final = 65_536  # of all devices, as a gateway begins
 
 
@@ -51,18 +54,22 @@ class Remembered:
 
 
 class Store:
-    """The file; what writes returns when that is done."""
+    """The file, written in the order of the calls. Where that fails it is logged once, and nobody waits for it."""
 
     def __init__(self, path: Path) -> None:
         """Raises sqlite3.Error when the file cannot be used."""
         self._database = sqlite3.connect(path, check_same_thread=False)  # of the writer, and before there is one
         self._reader = sqlite3.connect(path)
         self._writer = ThreadPoolExecutor(1, "gateway state")
-        self._delivered: list[tuple[str, str]] = []  # told with the next that is written
+        self._statements: list[Statement] = []  # to be written; bounded by the lines that may wait
+        self._unconfirmed: set[tuple[str, str]] = set()  # replies, by device and line; bounded by the outbox
+        self._waiters: list[asyncio.Future[None]] = []  # for the next write
+        self._writing: asyncio.Future[None] | None = None
+        self._failed = False
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.submit(self._commit, self._delivered)
+        self._writer.submit(self._commit, self._statements)
         self._writer.shutdown()
         self._reader.close()
         self._database.close()
@@ -82,25 +89,27 @@ class Store:
         with self._database:
             self._database.execute(FORGET_ALL, (MAX_REPLIES,))
 
-    async def accept(self, device: str, line: Line) -> None:
-        """A line is to be answered."""
-        await self._write(
-            ("INSERT OR IGNORE INTO line (device, id, text) VALUES (?, ?, ?)", device, line.id, line.text)
-        )
+    def accept(self, device: str, line: Line) -> None:
+        """A line is to be answered; written soon."""
+        self._write("INSERT OR IGNORE INTO line (device, id, text) VALUES (?, ?, ?)", device, line.id, line.text)
 
     async def answer(self, device: str, reply: Values) -> None:
-        """A line has its reply; the oldest replies of the device are forgotten."""
+        """A line has its reply, and that is written; the oldest replies of the device are forgotten."""
+        self._unconfirmed.add((device, reply["id"]))
         settle = "UPDATE line SET reply = ? WHERE device = ? AND id = ?"
-        await self._write((settle, json.dumps(reply), device, reply["id"]), (FORGET, device, MAX_ANSWERED))
+        self._statements.append((settle, (json.dumps(reply), device, reply["id"])))
+        await self._write(FORGET, device, MAX_ANSWERED)
 
     def deliver(self, device: str, line_id: str) -> None:
-        """The broker has confirmed a reply. Never waits, and may be forgotten: then it is published once more."""
-        self._delivered.append((device, line_id))
+        """The broker has confirmed a reply; written with what comes next. One that is forgotten is published again."""
+        if (device, line_id) in self._unconfirmed:
+            self._unconfirmed.discard((device, line_id))
+            self._statements.append(("UPDATE line SET delivered = 1 WHERE device = ? AND id = ?", (device, line_id)))
 
-    async def mute(self, device: str, muted: bool) -> None:
-        """A device is to be deaf, or no more."""
+    def mute(self, device: str, muted: bool) -> None:
+        """A device is to be deaf, or no more; written soon."""
         mute, unmute = "INSERT OR IGNORE INTO muted VALUES (?)", "DELETE FROM muted WHERE device = ?"
-        await self._write((mute if muted else unmute, device))
+        self._write(mute if muted else unmute, device)
 
     def load(self, device: str) -> Remembered:
         """What there is of a device."""
@@ -118,18 +127,42 @@ class Store:
     def owed(self) -> tuple[list[str], list[tuple[str, Values]]]:
         """Devices whose lines wait for an answer; replies, by device, that the broker has not confirmed."""
         waiting = self._reader.execute("SELECT DISTINCT device FROM line WHERE reply IS NULL").fetchall()
-        replies = self._reader.execute("SELECT device, reply FROM line WHERE reply IS NOT NULL AND NOT delivered")
-        return [device for (device,) in waiting], [(device, json.loads(reply)) for device, reply in replies]
+        rows = self._reader.execute("SELECT device, reply FROM line WHERE reply IS NOT NULL AND NOT delivered")
+        replies = [(device, json.loads(reply)) for device, reply in rows]
+        self._unconfirmed.update((device, reply["id"]) for device, reply in replies)
+        return [device for (device,) in waiting], replies
 
-    async def _write(self, *statements: tuple[object, ...]) -> None:
-        delivered, self._delivered = self._delivered, []
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, delivered, *statements)
+    def _write(self, statement: str, *values: object) -> asyncio.Future[None]:
+        """Have it written, with all that waits; done when that is."""
+        self._statements.append((statement, values))
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(written)
+        if self._writing is None:
+            self._begin()
+        return written
 
-    def _commit(self, delivered: list[tuple[str, str]], *statements: tuple[object, ...]) -> None:
+    def _begin(self) -> None:
+        statements, self._statements = self._statements, []
+        waiters, self._waiters = self._waiters, []
+        self._writing = asyncio.get_running_loop().run_in_executor(self._writer, self._commit, statements)
+        self._writing.add_done_callback(lambda done: self._end(done, waiters))
+
+    def _end(self, done: asyncio.Future[None], waiters: list[asyncio.Future[None]]) -> None:
+        self._writing = None
+        error = None if done.cancelled() else done.exception()
+        if error and not self._failed:
+            self._failed = True
+            log.error("the state of the gateway cannot be written: %s; a restart will forget (told once)", error)
+        for written in waiters:
+            if not written.done():
+                written.set_result(None)
+        if self._waiters:
+            self._begin()
+
+    def _commit(self, statements: list[Statement]) -> None:
         with self._database:
-            self._database.executemany("UPDATE line SET delivered = 1 WHERE device = ? AND id = ?", delivered)
-            for statement, *values in statements:
-                self._database.execute(str(statement), values)
+            for statement, values in statements:
+                self._database.execute(statement, values)
 
 
 @contextmanager
@@ -158,20 +191,20 @@ class Memory:
     def __init__(self, store: Store | None, device: str) -> None:
         self._store, self._device = store, device
 
-    async def accept(self, line: Line) -> None:
+    def accept(self, line: Line) -> None:
         """See `Store`."""
         if self._store and not line.verbatim:
-            await self._store.accept(self._device, line)
+            self._store.accept(self._device, line)
 
     async def answer(self, reply: Values) -> None:
         """See `Store`."""
         if self._store:
             await self._store.answer(self._device, reply)
 
-    async def mute(self, muted: bool) -> None:
+    def mute(self, muted: bool) -> None:
         """See `Store`."""
         if self._store:
-            await self._store.mute(self._device, muted)
+            self._store.mute(self._device, muted)
 
     def receipt(self, line_id: str) -> Callable[[], None] | None:
         """What to do when the broker has confirmed a reply."""

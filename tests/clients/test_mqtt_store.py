@@ -72,12 +72,12 @@ async def test_what_was_accepted_is_answered_and_what_was_answered_is_told(tmp_p
                 if b"thinking" in bytes(message.payload):  # type: ignore[arg-type]
                     break
         with open_store(file) as store:
-            await store.accept("cellar", Line("told", "hello"))
+            store.accept("cellar", Line("told", "hello"))
             await store.answer("cellar", reply("told"))
-            await store.accept("attic", Line("heard", "hello"))
+            store.accept("attic", Line("heard", "hello"))
             await store.answer("attic", reply("heard"))
             store.deliver("attic", "heard")
-            await store.mute("attic", True)
+            store.mute("attic", True)
         async with Client(broker.address.host, broker.address.port) as client, asyncio.timeout(5):
             await client.subscribe("wavllm/1/+/reply", qos=1)
             async with gateway_of(file, broker, server.url):
@@ -108,14 +108,31 @@ async def test_who_is_muted_stays_muted(tmp_path: Path) -> None:
 
 async def test_the_oldest_replies_are_forgotten_and_no_line_that_waits(tmp_path: Path) -> None:
     with open_store(tmp_path / "mqtt.db") as store:
-        await store.accept("hall", Line("waits", "hello"))
+        store.accept("hall", Line("waits", "hello"))
         for number in range(MAX_ANSWERED + 3):
-            await store.accept("hall", Line(str(number), "hello"))
+            store.accept("hall", Line(str(number), "hello"))
             await store.answer("hall", reply(str(number)))
         remembered = store.load("hall")
         assert list(remembered.answered) == [str(number) for number in range(3, MAX_ANSWERED + 3)]
         assert remembered.waiting == [Line("waits", "hello")]
         assert not store.load("cellar").answered
+
+
+async def test_a_disk_that_fails_is_told_once_and_nobody_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_store(tmp_path / "mqtt.db") as store:
+        with sqlite3.connect(tmp_path / "mqtt.db") as other:
+            other.execute("DROP TABLE line")
+        other.close()
+        for number in range(3):
+            store.accept("hall", Line(str(number), "hello"))
+            async with asyncio.timeout(5):
+                await store.answer("hall", reply(str(number)))
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert logged == [
+        "the state of the gateway cannot be written: no such table: line; a restart will forget (told once)"
+    ]
 
 
 def test_a_file_that_cannot_be_used_is_left_as_it_is(tmp_path: Path) -> None:
