@@ -61,7 +61,7 @@ def fingerprint(folder: Path) -> str:
 
 def save_turn_end(folder: Path, fitted: TurnEnd) -> None:
     """Put it beside the weights that it was fitted to."""
-    (folder / FILE).write_text(json.dumps(asdict(fitted), indent=1) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(asdict(fitted)) + "\n", encoding="utf-8")
 
 
 def find_turn_end(folder: Path | None) -> Callable[[Heard], float] | None:
