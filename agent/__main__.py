@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from agent.model_commands import models
-from agent.terminal import console, told_what_to_install
-from agent.voice_commands import voices
+from agent.commands.models import models
+from agent.commands.terminal import console, told_what_to_install
+from agent.commands.voices import voices
 
 if TYPE_CHECKING:
     from agent.config import AgentConfig
@@ -62,8 +62,8 @@ def serve(
 
         settings = load_config(config)  # before the model, which takes seconds to import
         keys = load_keys(settings.access, os.environ)
-        from agent.frontdoor import PATH
-        from agent.server import serve
+        from agent.transport.frontdoor import PATH
+        from agent.transport.server import serve
         from agent.voices.setup import build_speakers
 
     if host is not None:
@@ -95,11 +95,11 @@ def replay(
     """Hold a recorded session again, at full speed, and tell the first byte that is different."""
     with told_what_to_install("server"):
         from agent.config import load_config
-        from agent.recording import Recording
-        from agent.replay import replay
-        from agent.server import build_options
-        from agent.vad import find_vad
-        from agent.voice import find_voice
+        from agent.hearing.vad import find_vad
+        from agent.sessions.recording import Recording
+        from agent.sessions.replay import replay
+        from agent.speech.voice import find_voice
+        from agent.transport.server import build_options
         from agent.voices.setup import build_speakers
 
         settings, recorded = load_config(config), Recording.read(recording)

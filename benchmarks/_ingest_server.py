@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 import numpy as np
 
 from agent.config import AgentConfig, ServerConfig
-from agent.server import serve
+from agent.transport.server import serve
 from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.load import Load
 

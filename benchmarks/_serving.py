@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from agent.config import AgentConfig
-from agent.server import serve
+from agent.transport.server import serve
 from clients.realtime import SAMPLE_RATE
 from wavllm_core.engine.live import LiveEngine
 from wavllm_core.engine.load import Load

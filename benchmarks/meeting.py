@@ -25,10 +25,10 @@ from _report import announce, machine, parser, save, table
 from rich.console import Console
 
 from agent.config import AgentConfig
-from agent.server import serve
-from agent.speakers import SpeakerOptions
+from agent.transport.server import serve
 from agent.voices.listening import Recording, hear_samples
 from agent.voices.people import People
+from agent.voices.speakers import SpeakerOptions
 from agent.voices.store import Person, VoiceStore
 from agent.voices.voiced import measure_voicing
 from clients.file import Line

@@ -17,9 +17,9 @@ import torch
 from _report import announce, machine, parser, save, table
 
 from agent.errors import EnrolmentError
-from agent.naming import seen_by_model
-from agent.speakers import Speakers
+from agent.voices.naming import seen_by_model
 from agent.voices.people import Sample, check_samples, likeness
+from agent.voices.speakers import Speakers
 from agent.voices.voiced import Voicing, measure_voicing
 from wavllm_core.checkpoint import NANO, load
 from wavllm_core.engine.api import Exchange, Sampling

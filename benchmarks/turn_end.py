@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from _report import announce, machine, parser, percentile, save, table
 
-from agent.listener import Listener, Speech, to_waveform
-from agent.silero import SileroModel, SileroVad, load_silero
-from agent.turn_end import PATIENCE, silence_ms
-from agent.turns import SpeechPaused, TurnRules
-from agent.vad import FRAME_SAMPLES, SAMPLE_RATE
+from agent.hearing.listener import Listener, Speech, to_waveform
+from agent.hearing.silero import SileroModel, SileroVad, load_silero
+from agent.hearing.turn_end import PATIENCE, silence_ms
+from agent.hearing.turns import SpeechPaused, TurnRules
+from agent.hearing.vad import FRAME_SAMPLES, SAMPLE_RATE
 from wavllm_core.checkpoint import NANO, TIED_HEAD, load
 from wavllm_core.engine.api import Heard
 from wavllm_core.engine.core import EngineLimits

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from _report import announce, machine, parser, save, table
 
-from agent.silero import SileroVad, load_silero
-from agent.turns import Listening, SpeechStarted, SpeechStopped, TurnRules, advance
-from agent.vad import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, Vad, WebRtcVad
+from agent.hearing.silero import SileroVad, load_silero
+from agent.hearing.turns import Listening, SpeechStarted, SpeechStopped, TurnRules, advance
+from agent.hearing.vad import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, Vad, WebRtcVad
 from wavllm_core.train.augment import mix
 from wavllm_core.train.corpus import Clip, read_pack
 

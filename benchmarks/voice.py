@@ -17,8 +17,8 @@ from typing import Any
 from _report import announce, machine, parser, save, spread, table
 
 from agent.config import AgentConfig
-from agent.server import serve
-from agent.voice import BYTES_PER_S, Voice, find_voice
+from agent.speech.voice import BYTES_PER_S, Voice, find_voice
+from agent.transport.server import serve
 from clients.realtime import connect
 from wavllm_core.engine.core import EngineLimits
 from wavllm_core.engine.live import LiveEngine

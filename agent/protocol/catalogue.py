@@ -65,7 +65,9 @@ SERVER: Final = (
     Entry("input_audio_buffer.cleared", "yes", "also when a new input format or turn detection drops audio"),
     Entry("input_audio_buffer.speech_started", "yes", ""),
     Entry("input_audio_buffer.speech_stopped", "yes", ""),
-    Entry("input_audio_buffer.timeout_triggered", "never sent", "idle_timeout_ms is refused"),
+    Entry(
+        "input_audio_buffer.timeout_triggered", "yes", "after `idle_timeout_ms` of silence; then the server speaks up"
+    ),
     Entry("input_audio_buffer.dtmf_event_received", "never sent", "of SIP only"),
     Entry("output_audio_buffer.started", "never sent", NOT_OVER_WEBSOCKET),
     Entry("output_audio_buffer.stopped", "never sent", NOT_OVER_WEBSOCKET),
@@ -126,6 +128,7 @@ ERRORS: Final = {
     "server_full": "no room for one more session; the connection is closed with 1013",
     "rate_limit_exceeded": "more messages a second than a connection may send; they wait; told once",
     "speaker_not_found": "nobody has spoken under this number",
+    "turn_detection_degraded": "`semantic_vad` waits for a fixed silence: this model cannot tell; told once",
     "voice_failed": "replies go on in writing; told once",
 }
 LIMITS: Final = {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agent.protocol.tools import FunctionTool
-from agent.tool_calls import Call
+from agent.sessions.tool_calls import Call
 from wavllm_core.train.dialogue import DIGITS, TIMES
 from wavllm_core.train.orders import parse
 

@@ -17,7 +17,7 @@ from jsonschema.exceptions import SchemaError, best_match
 
 from agent.errors import ToolError
 from agent.protocol.tools import FunctionTool
-from agent.tool_calls import Call
+from agent.sessions.tool_calls import Call
 
 MAX_OUTPUT_CHARS: Final = 16_384
 NOT_ALLOWED: Final = "not_allowed"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from agent.config import SpeakersConfig, load_voices_key
 from agent.errors import ConfigError, RegistryError
-from agent.speakers import SpeakerOptions
 from agent.voices.people import People
+from agent.voices.speakers import SpeakerOptions
 from agent.voices.store import VoiceStore
 from wavllm_core.checkpoint import NANO
 from wavllm_core.voices import VoiceScale, load_scale

@@ -16,9 +16,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from agent.config import AgentConfig, KeyConfig
 from agent.protocol.formats import PCM_RATES_HZ
-from agent.server import serve
-from agent.speakers import SpeakerOptions
-from agent.voice import Voice
+from agent.speech.voice import Voice
+from agent.transport.server import serve
+from agent.voices.speakers import SpeakerOptions
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, silence, speech
 from wavllm_core.engine.api import Heard
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.alignment import Alignment
+from agent.speech.alignment import Alignment
 
 
 def spoken(*sentences: tuple[str, int]) -> Alignment:

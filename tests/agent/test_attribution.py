@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agent.config import AgentConfig, SpeakersConfig
-from agent.speakers import SpeakerOptions
 from agent.voices.people import People, Sample
+from agent.voices.speakers import SpeakerOptions
 from agent.voices.store import VoiceStore
 from agent.voices.voiced import Voicing
 from tests.agent.harness import Client, Event, running, talking, turn

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.audio import Decoder, Encoder, compress, expand
+from agent.hearing.audio import Decoder, Encoder, compress, expand
 from agent.protocol.client_events import AudioAppend, parse_client_event
 from agent.protocol.formats import PCM_RATES_HZ, AudioFormat
-from agent.voice import VOICE_RATE
+from agent.speech.voice import VOICE_RATE
 from tests.agent.harness import running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
 

@@ -13,9 +13,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
 from agent.config import AgentConfig, ServerConfig
+from agent.hearing.vad import WebRtcVad
 from agent.protocol.client_events import parse_client_event
 from agent.protocol.errors import ProtocolError
-from agent.vad import WebRtcVad
 from tests.agent.harness import Client, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, silence, speech
 

@@ -6,9 +6,9 @@ import pytest
 
 from agent.config import AgentConfig, load_config
 from agent.errors import ConfigError
-from agent.server import build_options
-from agent.vad import WebRtcVad
-from agent.voice import find_voice
+from agent.hearing.vad import WebRtcVad
+from agent.speech.voice import find_voice
+from agent.transport.server import build_options
 
 ROOT = Path(__file__).parents[2]
 

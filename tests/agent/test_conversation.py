@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.conversation import MAX_ITEMS, Conversation, Item
 from agent.protocol.errors import ProtocolError
+from agent.sessions.conversation import MAX_ITEMS, Conversation, Item
 from wavllm_core.engine.api import Exchange, Heard
 
 

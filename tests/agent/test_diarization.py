@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.diarization import HOP_SAMPLES, MIN_SPLIT_SAMPLES, WINDOW_SAMPLES, find_changes, windows
+from agent.voices.diarization import HOP_SAMPLES, MIN_SPLIT_SAMPLES, WINDOW_SAMPLES, find_changes, windows
 
 SECOND = 16_000
 

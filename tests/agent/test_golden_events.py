@@ -159,6 +159,17 @@ async def transcription(script: Script) -> None:
     await script.hear("error")
 
 
+async def idle(script: Script) -> None:
+    detection = {"type": "server_vad", "idle_timeout_ms": 5_000}
+    session = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+    await script.say("session.update", session=session)
+    await script.hear("session.updated")
+    await script.say("response.create")
+    await script.hear("response.done")
+    await script.sound(silence(5_000))
+    await script.hear("response.done")
+
+
 async def naming(script: Script) -> None:
     script.engine.pencil.clear()
     await script.sound(silence(400), speech(400), silence(600))
@@ -198,6 +209,7 @@ SCENARIOS: list[Callable[[Script], Awaitable[None]]] = [
     tools,
     out_of_band,
     transcription,
+    idle,
     naming,
     items,
     failures,

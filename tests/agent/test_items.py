@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agent.config import AgentConfig, ModelConfig
-from agent.kept_audio import KeptAudio
 from agent.protocol.formats import PCM_RATES_HZ
+from agent.sessions.kept_audio import KeptAudio
 from tests.agent.harness import Client, Event, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, speech
 

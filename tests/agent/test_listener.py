@@ -8,9 +8,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.listener import Listener, Resampler, Speech, to_waveform
-from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped, TurnRules
-from agent.vad import WebRtcVad
+from agent.hearing.listener import Listener, Resampler, Speech, to_waveform
+from agent.hearing.turns import SpeechPaused, SpeechStarted, SpeechStopped, TurnRules
+from agent.hearing.vad import WebRtcVad
 from tests.agent.scripted import LoudnessVad, silence, speech
 
 CLIPS = sorted((Path(__file__).parents[2] / "clients/demo/clips").glob("*.flac"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.naming import name_speakers, with_names, with_numbers
+from agent.voices.naming import name_speakers, with_names, with_numbers
 
 NAMES = {1: "Anna", 12: "Dr. No", 3: "Jo"}
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from agent.protocol.tools import FunctionTool
-from agent.tool_calls import Call
+from agent.sessions.tool_calls import Call
 from agent.tools.nano import MAKE_COFFEE, NanoCaller, confirmed_order
 from tests.agent.harness import running, talking
 from tests.agent.scripted import ScriptedEngine

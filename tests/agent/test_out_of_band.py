@@ -6,10 +6,10 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from agent.config import AgentConfig, ModelConfig
 from tests.agent.harness import Client, Event, running, talking
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, speech
 from tests.agent.test_items import CALL, OUTPUT, create, message
+from tests.agent.test_tools import calling_config
 from wavllm_core.engine.api import PromptUsage
 
 ASIDE = {"conversation": "none", "output_modalities": ["text"]}
@@ -103,8 +103,8 @@ async def test_a_full_engine_answers_one_after_the_other() -> None:
 
 
 async def test_what_to_answer_can_be_given_and_referred_to(tmp_path: Path) -> None:
-    engine, config = ScriptedEngine(), AgentConfig(model=ModelConfig(checkpoint=tmp_path))  # not nano
-    async with running(engine, config) as port, talking(port) as client:
+    engine = ScriptedEngine()
+    async with running(engine, calling_config(tmp_path)) as port, talking(port) as client:
         await create(client, message("secret", id="s"))
         await create(client, message("referred", id="r"))
         audio = {"type": "input_audio", "audio": base64.b64encode(speech(500, 3)).decode()}

@@ -16,9 +16,9 @@ import pytest
 from agent.config import AgentConfig, ServerConfig
 from agent.errors import RecordingError
 from agent.protocol.handshake import Handshake
-from agent.recording import Recorder, Recording
-from agent.replay import replay
-from agent.server import build_options
+from agent.sessions.recording import Recorder, Recording
+from agent.sessions.replay import replay
+from agent.transport.server import build_options
 from tests.agent.harness import Client, running, talking, turn
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, ScriptedVoice, silence, speech
 from tests.agent.test_golden_events import Script, barge_in, out_of_band, playback
@@ -174,7 +174,7 @@ async def test_a_folder_that_is_not_there_costs_the_recording_only(tmp_path: Pat
 
 
 def test_a_recording_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.recording.MAX_RECORDING_BYTES", 300)
+    monkeypatch.setattr("agent.sessions.recording.MAX_RECORDING_BYTES", 300)
     recorder = Recorder(tmp_path, Handshake())
     for _ in range(50):
         recorder.took("x" * 20, 1.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sentences import MAX_SENTENCE_CHARS, read_sentences, sentence_end
+from agent.speech.sentences import MAX_SENTENCE_CHARS, read_sentences, sentence_end
 
 
 async def pieces_of(text: str, size: int) -> AsyncGenerator[str, None]:

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from agent.config import AgentConfig, ServerConfig
 from agent.errors import AgentError
-from agent.server import serve
+from agent.transport.server import serve
 from tests.agent.harness import Client, get, knock, running, talking, turn
 from tests.agent.scripted import ScriptedEngine
 from wavllm_core.engine.api import Heard

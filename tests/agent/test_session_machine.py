@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from agent.ear import EarLimits
-from agent.names import Names
+from agent.hearing.ear import EarLimits
 from agent.protocol.settings import SessionSettings
 from agent.protocol.turn_detection import TurnDetection
-from agent.responses import ReplyOptions
-from agent.session import Session, SessionOptions
-from agent.speakers import SpeakerOptions
-from agent.speaking import SpeechOptions
-from agent.tool_calls import HermesCaller
+from agent.sessions.names import Names
+from agent.sessions.responses import ReplyOptions
+from agent.sessions.session import Session, SessionOptions
+from agent.sessions.tool_calls import HermesCaller
+from agent.speech.speaking import SpeechOptions
+from agent.voices.speakers import SpeakerOptions
 from tests.agent.harness import MODELS, with_the_one_rate_of_the_sdk
 from tests.agent.oracle import Oracle
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, ScriptedVoice, silence, speech

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.speakers import MAX_VOICES, Speakers
+from agent.voices.speakers import MAX_VOICES, Speakers
 from agent.voices.store import Person
 from wavllm_core.voices import VoiceScale
 

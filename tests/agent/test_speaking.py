@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.speaking import (
+from agent.speech.speaking import (
     CHUNK_BYTES,
     MAX_SENTENCE_S,
     AudioChunk,
@@ -20,7 +20,7 @@ from agent.speaking import (
     VoiceLost,
     speak,
 )
-from agent.voice import BYTES_PER_S, Voice
+from agent.speech.voice import BYTES_PER_S, Voice
 from tests.agent.scripted import ScriptedVoice
 
 

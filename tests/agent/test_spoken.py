@@ -20,7 +20,7 @@ from openai import AsyncOpenAI
 
 from agent.config import AgentConfig, VoiceConfig
 from agent.protocol.server_events import EXTENSIONS
-from agent.voice import EspeakVoice, Voice, program_command
+from agent.speech.voice import EspeakVoice, Voice, program_command
 from tests.agent.harness import Client, Event, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
 

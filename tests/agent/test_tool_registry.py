@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import ToolError
-from agent.tool_calls import Call
+from agent.sessions.tool_calls import Call
 from agent.tools.builtin import MAX_TIMERS, Timers, tell_time
 from agent.tools.registry import Registry, Tool
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.config import AgentConfig, ModelConfig
 from agent.errors import ToolCallError
 from agent.protocol.tools import FunctionTool
-from agent.tool_calls import Call, HermesCaller, find_tool_caller
+from agent.sessions.tool_calls import Call, HermesCaller, find_tool_caller
 from tests.agent.harness import Client, running, talking
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
 from tests.agent.test_items import create, message

@@ -23,8 +23,8 @@ from websockets.typing import Subprotocol
 
 from agent.config import AccessConfig, AgentConfig, KeyConfig, ServerConfig, load_keys
 from agent.errors import ConfigError
-from agent.server import serve
-from agent.wire import Bucket
+from agent.transport.server import serve
+from agent.transport.wire import Bucket
 from clients.realtime import ClientError
 from clients.realtime import connect as converse
 from tests.agent.harness import Client, get, knock, running, talking, turn

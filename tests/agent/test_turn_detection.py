@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.listener import Listener, Speech
+from agent.hearing.listener import Listener, Speech
+from agent.hearing.turn_end import PATIENCE, silence_ms
+from agent.hearing.turns import SpeechPaused, SpeechStarted, SpeechStopped, TurnRules
 from agent.protocol.fields import Fields
 from agent.protocol.settings import SessionSettings, merge
 from agent.protocol.turn_detection import TurnDetection
-from agent.turn_end import PATIENCE, silence_ms
-from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped, TurnRules
 from tests.agent.harness import Client, running, talking, turn
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, ScriptedVoice, silence, speech
 from wavllm_core.engine.api import Heard

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.turns import (
+from agent.hearing.turns import (
     FRAME_SAMPLES,
     Listening,
     Speaking,

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from agent import silero
 from agent.errors import AgentError
-from agent.listener import Listener
-from agent.silero import HANGOVER_FRAMES, WEIGHTS, WINDOW_SAMPLES, SileroModel, SileroVad, load_silero
-from agent.turns import SpeechStarted, TurnRules
-from agent.vad import FRAME_BYTES, WebRtcVad, find_vad
+from agent.hearing import silero
+from agent.hearing.listener import Listener
+from agent.hearing.silero import HANGOVER_FRAMES, WEIGHTS, WINDOW_SAMPLES, SileroModel, SileroVad, load_silero
+from agent.hearing.turns import SpeechStarted, TurnRules
+from agent.hearing.vad import FRAME_BYTES, WebRtcVad, find_vad
 
 CLIPS = sorted((Path(__file__).parents[2] / "clients/demo/clips").glob("*.flac"))
 

@@ -16,7 +16,7 @@ import soxr
 
 from agent.config import VoiceConfig
 from agent.errors import VoiceError
-from agent.voice import BYTES_PER_S, EspeakVoice, Voice, find_voice, library_command, plain, program_command
+from agent.speech.voice import BYTES_PER_S, EspeakVoice, Voice, find_voice, library_command, plain, program_command
 
 TEXT = "Two large cappuccinos with oat milk, please."
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from agent.config import AgentConfig
-from agent.server import serve
+from agent.transport.server import serve
 from wavllm_core.engine.live import LiveEngine
 
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.voice import VOICE_RATE
+from agent.speech.voice import VOICE_RATE
 
 SAMPLES_PER_CHAR: Final = VOICE_RATE // 15  # while the voice still works on a sentence
 _WORD: Final = re.compile(r"\s*\S+")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.terminal import told_what_to_install
+from agent.commands.terminal import told_what_to_install
 
 if TYPE_CHECKING:
     from agent.config import AgentConfig

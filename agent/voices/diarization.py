@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.listener import to_waveform
+from agent.hearing.listener import to_waveform
 from agent.voices.listening import hear_waveform
 from wavllm_core.engine.api import Context
 from wavllm_core.voices import VoiceScale

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.listener import Resampler
+from agent.hearing.listener import Resampler
 from agent.protocol.errors import ProtocolError
 from agent.protocol.formats import AudioFormat
-from agent.voice import VOICE_RATE
+from agent.speech.voice import VOICE_RATE
 
 MU_BIAS: Final = 132
 MU_CLIP: Final = 32_635

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from agent.vad import FRAME_SAMPLES
+from agent.hearing.vad import FRAME_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)

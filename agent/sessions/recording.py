@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from agent.errors import RecordingError
-from agent.generation import SpokenPiece
-from agent.names import Names
 from agent.protocol.handshake import Handshake
-from agent.transcripts import TranscriptEnded, TranscriptPiece
+from agent.sessions.generation import SpokenPiece
+from agent.sessions.names import Names
+from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece
 
 FORMAT: Final = 1
 MAX_RECORDING_BYTES: Final = 512 * 2**20  # about two hours of speech; what follows is left out, and that is noted

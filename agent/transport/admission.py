@@ -7,9 +7,9 @@ from typing import Final
 
 from websockets.datastructures import Headers
 
-from agent.access import Access, Key, Refused
-from agent.session import Session
-from agent.wire import Bucket, Wire
+from agent.sessions.session import Session
+from agent.transport.access import Access, Key, Refused
+from agent.transport.wire import Bucket, Wire
 
 RETRY_LATER: Final = {"Retry-After": "5"}  # seconds
 

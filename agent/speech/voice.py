@@ -15,10 +15,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, Protocol
 
-from agent import espeak_library
 from agent.config import VoiceConfig
 from agent.errors import VoiceError
-from agent.listener import Resampler
+from agent.hearing.listener import Resampler
+from agent.speech import espeak_library
 
 ESPEAK: Final = "espeak-ng"
 VOICE_RATE: Final = 24_000

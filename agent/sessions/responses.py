@@ -13,8 +13,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
 
-from agent.conversation import Called, Item, exchanges, instructions
-from agent.generation import (
+from agent.protocol.errors import ProtocolError
+from agent.protocol.replies import Ending, ReplyEvents
+from agent.protocol.response_create import ResponseCreate
+from agent.protocol.server_events import error, item_truncated, playback
+from agent.protocol.settings import NO_VOICE, SessionSettings
+from agent.protocol.tools import CANNOT_CALL, FunctionTool
+from agent.sessions.conversation import Called, Item, exchanges, instructions
+from agent.sessions.generation import (
     ReplyBegun,
     ReplyCall,
     ReplyEnded,
@@ -26,16 +32,10 @@ from agent.generation import (
     speak_reply,
     write_reply,
 )
-from agent.naming import name_speakers, seen_by_model
-from agent.protocol.errors import ProtocolError
-from agent.protocol.replies import Ending, ReplyEvents
-from agent.protocol.response_create import ResponseCreate
-from agent.protocol.server_events import error, item_truncated, playback
-from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.protocol.tools import CANNOT_CALL, FunctionTool
-from agent.response import ReplyDue, ReplyPlan, Response, Surroundings
-from agent.speaking import AudioChunk, Pace, SpeechOptions, speak
-from agent.tool_calls import PlainReader, ToolCaller
+from agent.sessions.response import ReplyDue, ReplyPlan, Response, Surroundings
+from agent.sessions.tool_calls import PlainReader, ToolCaller
+from agent.speech.speaking import AudioChunk, Pace, SpeechOptions, speak
+from agent.voices.naming import name_speakers, seen_by_model
 from wavllm_core.engine.api import Context, Exchange, Sampling
 from wavllm_core.errors import CapacityError
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from agent.turns import Listening, Speaking, SpeechStarted, SpeechStopped, TurnEvent, TurnRules, advance, expire
-from agent.vad import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, Vad
+from agent.hearing.turns import Listening, Speaking, SpeechStarted, SpeechStopped, TurnEvent, TurnRules, advance, expire
+from agent.hearing.vad import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, Vad
 
 
 @dataclass(frozen=True, slots=True)

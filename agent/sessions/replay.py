@@ -15,10 +15,10 @@ from itertools import count
 from typing import Any, Final
 
 from agent.errors import SessionOver
-from agent.generation import SpokenPiece
-from agent.names import Names
-from agent.recording import Recording, label
-from agent.session import Session, SessionOptions
+from agent.sessions.generation import SpokenPiece
+from agent.sessions.names import Names
+from agent.sessions.recording import Recording, label
+from agent.sessions.session import Session, SessionOptions
 from wavllm_core.engine.api import Engine
 
 PATIENCE_S: Final = 30.0  # for a report that the recording has

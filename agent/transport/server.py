@@ -10,22 +10,22 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from agent.access import build_access, build_tls
 from agent.config import AgentConfig, KeyConfig, VoiceConfig
-from agent.ear import EarLimits
 from agent.errors import AgentError
-from agent.frontdoor import Frontdoor
+from agent.hearing.ear import EarLimits
+from agent.hearing.vad import Vad, find_vad
 from agent.protocol.settings import SessionSettings
 from agent.protocol.speakers import SpeakerSettings
 from agent.protocol.turn_detection import TurnDetection
-from agent.responses import ReplyOptions
-from agent.session import SessionOptions
-from agent.speakers import SpeakerOptions
-from agent.speaking import SpeechOptions
-from agent.tool_calls import find_tool_caller
+from agent.sessions.responses import ReplyOptions
+from agent.sessions.session import SessionOptions
+from agent.sessions.tool_calls import find_tool_caller
+from agent.speech.speaking import SpeechOptions
+from agent.speech.voice import Voice, find_voice
 from agent.tools.nano import NanoCaller
-from agent.vad import Vad, find_vad
-from agent.voice import Voice, find_voice
+from agent.transport.access import build_access, build_tls
+from agent.transport.frontdoor import Frontdoor
+from agent.voices.speakers import SpeakerOptions
 from wavllm_core.engine.api import Engine, Heard, Sampling
 from wavllm_core.turn_end import find_turn_end
 

@@ -11,7 +11,7 @@ import webrtcvad
 
 from agent.config import Detector
 from agent.errors import AgentError
-from agent.silero import SileroVad, load_silero
+from agent.hearing.silero import SileroVad, load_silero
 
 SAMPLE_RATE: Final = 16_000
 FRAME_SAMPLES: Final = 320  # 20 ms

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from agent.terminal import console, told_what_to_install
+from agent.commands.terminal import console, told_what_to_install
 
 ANSWERS: Final = Path("runs/infer/answers.jsonl")
 

@@ -12,13 +12,13 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from agent.alignment import Alignment
-from agent.kept_audio import KeptAudio
-from agent.naming import Names
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import call_item, call_output_item, message_item, speaker_name
-from agent.tool_calls import Call
-from agent.voice import VOICE_RATE
+from agent.sessions.kept_audio import KeptAudio
+from agent.sessions.tool_calls import Call
+from agent.speech.alignment import Alignment
+from agent.speech.voice import VOICE_RATE
+from agent.voices.naming import Names
 from wavllm_core.engine.api import Exchange, Heard
 
 MAX_ITEMS: Final = 128  # 64 exchanges

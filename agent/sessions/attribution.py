@@ -11,14 +11,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agent.conversation import Conversation, Item
 from agent.errors import EnrolmentError, RegistryError
-from agent.listener import to_waveform
+from agent.hearing.listener import to_waveform
 from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
 from agent.protocol.speakers import SpeakerName, SpeakerSettings
-from agent.speakers import SpeakerGuess, SpeakerOptions, Speakers
+from agent.sessions.conversation import Conversation, Item
 from agent.voices.people import Sample, is_voice
+from agent.voices.speakers import SpeakerGuess, SpeakerOptions, Speakers
 from agent.voices.store import Person, check_name
 from agent.voices.voiced import measure_voicing
 from wavllm_core.engine.api import Heard

@@ -23,18 +23,18 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from agent.access import Access, Refused
-from agent.admission import Admission, Seat
 from agent.config import ServerConfig
 from agent.errors import RecordingError, SessionOver
-from agent.mailbox import LiveMailbox
-from agent.metrics import Metrics, Observer
 from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
 from agent.protocol.handshake import BETA_HEADER, Handshake
-from agent.recording import Recorder
-from agent.session import Session, SessionOptions
-from agent.wire import CLOSE_S, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Wire, WireLimits
+from agent.sessions.mailbox import LiveMailbox
+from agent.sessions.recording import Recorder
+from agent.sessions.session import Session, SessionOptions
+from agent.transport.access import Access, Refused
+from agent.transport.admission import Admission, Seat
+from agent.transport.metrics import Metrics, Observer
+from agent.transport.wire import CLOSE_S, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Wire, WireLimits
 from wavllm_core.engine.api import Engine
 from wavllm_core.errors import CapacityError, CoreError
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from agent.errors import VoiceError
-from agent.voice import BYTES_PER_S, Voice
+from agent.speech.voice import BYTES_PER_S, Voice
 
 CHUNK_BYTES: Final = BYTES_PER_S // 10  # of one event; so much may still be sent after an interruption
 QUIET: Final = 16  # of 32768; what is not louder is a pause

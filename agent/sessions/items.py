@@ -9,17 +9,17 @@ import base64
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agent.attribution import Attribution
-from agent.audio import Encoder
-from agent.conversation import Item
-from agent.ear import Ear, OpenUtterance, to_ms
-from agent.new_items import make_item
+from agent.hearing.audio import Encoder
+from agent.hearing.ear import Ear, OpenUtterance, to_ms
+from agent.hearing.vad import SAMPLE_RATE
 from agent.protocol import server_events as events
 from agent.protocol.items import ItemReference, NewItem, NewMessage
 from agent.protocol.settings import SessionSettings
-from agent.response import ReplyDue, Surroundings
-from agent.transcripts import Transcripts
-from agent.vad import SAMPLE_RATE
+from agent.sessions.attribution import Attribution
+from agent.sessions.conversation import Item
+from agent.sessions.new_items import make_item
+from agent.sessions.response import ReplyDue, Surroundings
+from agent.sessions.transcripts import Transcripts
 from wavllm_core.errors import CoreError
 
 

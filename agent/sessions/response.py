@@ -10,17 +10,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agent.alignment import Alignment
-from agent.audio import Encoder
-from agent.conversation import Calling, Conversation, Item
+from agent.hearing.audio import Encoder
 from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import ServerEvent
 from agent.protocol.settings import SessionSettings
 from agent.protocol.tools import FunctionTool
-from agent.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost
-from agent.tool_calls import Call, ToolCaller
-from agent.voice import VOICE_RATE
+from agent.sessions.conversation import Calling, Conversation, Item
+from agent.sessions.tool_calls import Call, ToolCaller
+from agent.speech.alignment import Alignment
+from agent.speech.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost
+from agent.speech.voice import VOICE_RATE
 from wavllm_core.engine.api import Context, Engine, Exchange, Sampling
 
 SPOKEN_TOKENS_PER_S: Final = 20  # as OpenAI counts the audio of replies

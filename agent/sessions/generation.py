@@ -11,9 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from agent.errors import ToolCallError
-from agent.sentences import read_sentences
-from agent.speaking import Spoken
-from agent.tool_calls import Call, CallReader
+from agent.sessions.tool_calls import Call, CallReader
+from agent.speech.sentences import read_sentences
+from agent.speech.speaking import Spoken
 from wavllm_core.errors import CoreError
 
 

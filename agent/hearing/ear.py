@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from agent.audio import Decoder, check_samples
-from agent.listener import Listener, Speech, to_waveform
+from agent.hearing.audio import Decoder, check_samples
+from agent.hearing.listener import Listener, Speech, to_waveform
+from agent.hearing.turn_end import PATIENCE
+from agent.hearing.turns import SpeechStarted, SpeechStopped, TurnEvent, TurnRules
+from agent.hearing.vad import SAMPLE_RATE, Vad
 from agent.protocol.errors import ProtocolError
 from agent.protocol.server_events import new_id
 from agent.protocol.settings import SessionSettings
 from agent.protocol.turn_detection import TurnDetection
-from agent.turn_end import PATIENCE
-from agent.turns import SpeechStarted, SpeechStopped, TurnEvent, TurnRules
-from agent.vad import SAMPLE_RATE, Vad
 from wavllm_core.engine.api import Context, Utterance
 
 MIN_TURN_MS: Final = 100

@@ -11,8 +11,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from agent.conversation import Conversation, Item
 from agent.protocol import server_events as events
+from agent.sessions.conversation import Conversation, Item
 from wavllm_core.engine.api import Engine, Heard
 from wavllm_core.errors import CoreError
 

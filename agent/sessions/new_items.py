@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from agent.conversation import Called, Calling, Conversation, Item
 from agent.protocol.items import NewCall, NewCallOutput, NewItem, NewMessage
-from agent.tool_calls import Call, HermesCaller, ToolCaller
+from agent.sessions.conversation import Called, Calling, Conversation, Item
+from agent.sessions.tool_calls import Call, HermesCaller, ToolCaller
 
 PLAIN: Final = HermesCaller()  # how calls that a client tells of are written for a model that makes none itself
 

@@ -16,15 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from agent.attribution import Attribution
-from agent.audio import check_samples
-from agent.conversation import Conversation, Item
-from agent.diarization import hear_changes
-from agent.ear import Ear, EarLimits, IdleTimeout, OpenUtterance, to_ms
 from agent.errors import SessionOver
-from agent.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
-from agent.items import Items
-from agent.mailbox import LiveMailbox, Mailbox
+from agent.hearing.audio import check_samples
+from agent.hearing.ear import Ear, EarLimits, IdleTimeout, OpenUtterance, to_ms
+from agent.hearing.turn_end import FIXED_MS, silence_ms
+from agent.hearing.turns import SpeechPaused, SpeechStarted, SpeechStopped
+from agent.hearing.vad import SAMPLE_RATE
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
     AudioAppend,
@@ -47,13 +44,16 @@ from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.protocol.speakers import SpeakerName
 from agent.protocol.turn_detection import Eagerness
-from agent.response import ReplyDue, Surroundings
-from agent.responses import ReplyOptions, Responses
-from agent.speakers import SpeakerOptions
-from agent.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
-from agent.turn_end import FIXED_MS, silence_ms
-from agent.turns import SpeechPaused, SpeechStarted, SpeechStopped
-from agent.vad import SAMPLE_RATE
+from agent.sessions.attribution import Attribution
+from agent.sessions.conversation import Conversation, Item
+from agent.sessions.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
+from agent.sessions.items import Items
+from agent.sessions.mailbox import LiveMailbox, Mailbox
+from agent.sessions.response import ReplyDue, Surroundings
+from agent.sessions.responses import ReplyOptions, Responses
+from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
+from agent.voices.diarization import hear_changes
+from agent.voices.speakers import SpeakerOptions
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
