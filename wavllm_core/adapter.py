@@ -80,7 +80,7 @@ def inside(lengths: Tensor, longest: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PoolState:
-    """Weighted sums over the frames of an utterance so far."""
+    """Weighted sums over the frames of an utterance so far; in float64, as a variance is a small difference of them."""
 
     weight: Tensor  # (batch, 1)
     total: Tensor  # (batch, dim)
@@ -97,15 +97,16 @@ class SpeakerHead(nn.Module):
 
     def init_state(self, batch: int) -> PoolState:
         """No frame yet."""
-        zeros = self.projection.weight.new_zeros
-        dim = self.attention.in_features
-        return PoolState(zeros(batch, 1), zeros(batch, dim), zeros(batch, dim))
+        dim, weight = self.attention.in_features, self.projection.weight
+        one, many = (weight.new_zeros(batch, size, dtype=torch.float64) for size in (1, dim))
+        return PoolState(one, many, many)
 
     def step(self, state: PoolState, frames: Tensor, lengths: Tensor | None = None) -> PoolState:
         """Add (batch, frames, dim); `lengths`, (batch,), are the true frames of padded rows."""
         weight = self.attention(frames).sigmoid()
         if lengths is not None:
             weight = weight * inside(lengths, frames.shape[1])[..., None]
+        weight, frames = weight.double(), frames.double()
         return PoolState(
             state.weight + weight.sum(1),
             state.total + (weight * frames).sum(1),
@@ -117,4 +118,5 @@ class SpeakerHead(nn.Module):
         weight = state.weight.clamp(min=1e-6)
         mean = state.total / weight
         deviation = (state.squares / weight - mean.square()).clamp(min=1e-5).sqrt()
-        return F.normalize(self.projection(torch.cat([mean, deviation], dim=-1)), dim=-1)
+        statistics = torch.cat([mean, deviation], dim=-1).to(self.projection.weight.dtype)
+        return F.normalize(self.projection(statistics), dim=-1)

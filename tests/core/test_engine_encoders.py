@@ -49,6 +49,17 @@ def test_streams_in_any_company_equal_the_whole_clip_alone(data: st.DataObject) 
     assert encoders.open_streams == 0
 
 
+def test_the_voice_of_a_single_frame_is_the_same_in_company() -> None:
+    """Where there is no deviation, its square root would show the rounding of the sums."""
+    encoders = RollingEncoders(MODEL, streams=3)
+    clips = [noise(1, 3), noise(1255, 1), noise(1, 0)]
+    streams = [encoders.open() for _ in clips]
+    encoders.step(streams, clips)
+    for stream, clip in zip(streams, clips, strict=True):
+        alone = MODEL.speaker_head.vector(MODEL.encode(clip[None]).pool)[0]
+        torch.testing.assert_close(encoders.speaker_vector(stream.state), alone, **EXACT)
+
+
 @pytest.mark.parametrize("blocks", [0, 2, 5, 6, 7, 11])
 def test_a_tail_can_be_taken_back_and_the_stream_goes_on(blocks: int) -> None:
     """As speculation does it, at every place where the store is moved or not."""
