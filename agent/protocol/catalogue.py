@@ -154,7 +154,8 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
 - The header `OpenAI-Beta: realtime=v1` (or `server.legacy_events` in the configuration) asks for the names of the beta;
   then `{NOT_TOLD}` is not sent, and complaints still name fields as they are called today.
 - Tools are offered to models whose own chat template shows how they are called (`<tool_call>` and JSON, as Hermes and
-  Qwen have it); with any other, the nano model among them, they are refused. `tool_choice` is `auto` or `none`.
+  Qwen have it); with any other they are refused. The shipped nano model writes no calls: the order that it confirms
+  becomes one of `make_coffee`, where a client offers that function. `tool_choice` is `auto` or `none`.
 - Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them.
 """
 

@@ -43,7 +43,7 @@ class SessionSettings:
     tools: tuple[FunctionTool, ...] = ()
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
-    model: str = MODEL  # as the client called it when it connected; there is one
+    model: str = MODEL  # as the client called it at the beginning; there is one
     asked_voice: str | None = None  # as the client called it; it means `voice`
     speakers: SpeakerSettings = field(default_factory=SpeakerSettings)
 
@@ -129,13 +129,14 @@ def _merge_kind(current: SessionSettings, patch: Fields, fixed: Fixed) -> Sessio
     if kind == "transcription":
         for name in NOT_FOR_TRANSCRIPTION:
             patch.refuse(name, "a transcription session answers nothing")
-    if patch.values.get("model") is not None and patch.text("model", MAX_ID_CHARS) not in (current.model, MODEL):
-        raise _immutable(patch, "model", current.model, "it was chosen when the session began")
+    model = patch.optional_text("model") or current.model
+    if fixed.kind and model not in (current.model, MODEL):
+        raise _immutable(patch, "model", current.model, "something was said already")
     patch.refuse("prompt", "this server keeps no prompt templates; send instructions")
     patch.refuse("include", "this model tells no log probabilities")
     if patch.values.get("truncation") is not None:
         patch.choice("truncation", ["auto"])
-    return replace(current, kind=kind)
+    return replace(current, kind=kind, model=current.model if model == MODEL else model)
 
 
 def _immutable(patch: Fields, name: str, current: str, why: str) -> ProtocolError:

@@ -50,7 +50,7 @@ def merged(patch: dict[str, Any], fixed: Fixed | None = None, **now: Any) -> Ses
 )
 def test_what_cannot_be_is_refused_by_name(patch: dict[str, Any], code: str, param: str) -> None:
     with pytest.raises(ProtocolError) as refused:
-        merged({"instructions": "half done", **patch}, calls_tools=True)
+        merged({"instructions": "half done", **patch}, Fixed(kind=True), calls_tools=True)
     assert (refused.value.code, refused.value.param) == (code, f"session.{param}")
 
 
@@ -66,6 +66,8 @@ def test_the_model_may_be_called_by_the_name_that_the_client_connected_with() ->
     settings = merged({"model": "gpt-realtime"}, model="gpt-realtime")
     assert settings.to_wire("sess_1")["model"] == "wavllm"
     assert merged({"model": "wavllm"}, model="gpt-realtime").model == "gpt-realtime"
+    renamed = merged({"model": "gpt-realtime-2.1"}, model="gpt-realtime")  # as the agents SDK does, before all else
+    assert merge(renamed, Fields({"model": "gpt-realtime-2.1"}), SessionSettings(), Fixed(kind=True)) == renamed
 
 
 def test_a_voice_that_was_heard_stays() -> None:

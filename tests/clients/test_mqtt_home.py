@@ -175,9 +175,8 @@ async def test_the_status_tells_whether_the_gateway_is_there(tmp_path: Path) -> 
 @pytest.mark.needs("mosquitto")
 async def test_the_command_says_goodbye_when_it_is_interrupted(tmp_path: Path) -> None:
     async with Mosquitto(tmp_path).running() as broker, listening(broker.address, "wavllm/1/gateway/status") as home:
-        gateway = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "agent", "mqtt", "--broker", f"mqtt://{broker.address}", cwd=ROOT
-        )
+        arguments = ["--broker", f"mqtt://{broker.address}", "--state", str(tmp_path / "mqtt.db")]
+        gateway = await asyncio.create_subprocess_exec(sys.executable, "-m", "agent", "mqtt", *arguments, cwd=ROOT)
         async with asyncio.timeout(15):
             assert (await anext(home.messages)).payload == b"online"
             gateway.send_signal(signal.SIGINT)

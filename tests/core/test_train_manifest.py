@@ -88,5 +88,5 @@ def test_a_row_becomes_its_prompt_and_its_answer(tmp_path: Path, monkeypatch: py
     assert tokenizer.decode(batch.after[0], skip_special_tokens=False).endswith(f"{QUESTION}[/INST]B.</s>")
     wanted = [token for token, said in zip(batch.before[0] + batch.after[0], batch.wanted[0], strict=True) if said]
     assert tokenizer.decode(wanted) == "B."
-    typed = maker.text_batch(40)
-    assert any("name it[/INST]" in tokenizer.decode(row, skip_special_tokens=False) for row in typed.before)
+    typed = [row for _ in range(8) for row in maker.text_batch(5).before]  # some batches hold orders alone
+    assert any("name it[/INST]" in tokenizer.decode(row, skip_special_tokens=False) for row in typed)

@@ -17,7 +17,7 @@ from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Write
 from wavllm_core.train.lessons import Kind, lesson
 from wavllm_core.train.orders import random_order, random_spoken_form
 
-TYPED_SHARE = 0.3  # of rows without audio, where a manifest has such
+TYPED_SHARE = 0.3  # of rows of conversations without audio, where a manifest has such
 ORDERS_SHARE = 0.5  # of steps whose rows without audio are orders as if heard, and no conversations
 TALKERS = ("so762", "librispeech", "s2i")  # whose speech is background to others
 IGNORED = -100  # a label that the loss leaves out
