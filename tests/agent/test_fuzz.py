@@ -111,7 +111,7 @@ async def converse(port: int, messages: Iterator[Message]) -> int:
     """Send everything, and see to it that what had to be refused was refused, and nothing twice; how many were."""
     url, sent = f"ws://127.0.0.1:{port}/v1/realtime", Counter[str | None]()
     refused, complaints = Counter[str | None](), Counter[str | None]()
-    async with connect(url, proxy=None, max_size=None) as socket:
+    async with connect(url, proxy=None, max_size=None, max_queue=None) as socket:  # it reads even while it leaves
 
         async def listen() -> None:
             async for text in socket:
