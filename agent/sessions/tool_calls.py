@@ -93,11 +93,22 @@ class HermesReader:
     def __init__(self, names: set[str]) -> None:
         self._names = names
         self._held = ""
+        self._fault: ToolCallError | None = None  # told once all that came before it is taken
 
     def feed(self, piece: str) -> list[str | Call]:
         """See `CallReader`."""
-        self._held += piece
         found: list[str | Call] = []
+        try:
+            self._raise_fault()
+            self._read_on(piece, found)
+        except ToolCallError as fault:
+            if not found:
+                raise
+            self._fault = fault
+        return found
+
+    def _read_on(self, piece: str, found: list[str | Call]) -> None:
+        self._held += piece
         while self._held:
             text, tag, rest = self._held.partition(CALL)
             if not tag:
@@ -114,14 +125,18 @@ class HermesReader:
                 break
             found.append(self._read(written))
             self._held = after
-        return found
 
     def finish(self) -> list[str | Call]:
         """A call without its end tag is taken when it is whole: some models end right behind it."""
+        self._raise_fault()
         held, self._held = self._held, ""
         if held.startswith(CALL):
             return [self._read(held.removeprefix(CALL))]
         return [held] if held else []
+
+    def _raise_fault(self) -> None:
+        if self._fault:
+            raise self._fault
 
     def _read(self, written: str) -> Call:
         try:
