@@ -5,7 +5,6 @@ AgentError                the assistant cannot do what it was started for
 ├── RecordingError        a session that cannot be recorded, or a file that is no recording
 ├── SessionOver           a session that the server ends, after it has told its client
 ├── ToolCallError         a function call of the model that nobody can read; the response fails
-├── ToolError             a function of the server's own that could not be carried out; its output says so
 ├── VoiceError            a voice that is missing or failed; the reply goes on in writing
 ├── RegistryError         the file of known voices cannot be used: damaged, of another key or another model
 └── EnrolmentError        a voice that cannot be taken in, or a name that is not there; nothing has changed
@@ -30,14 +29,6 @@ class SessionOver(AgentError):
 
 class ToolCallError(AgentError):
     """The model meant to call a function, and it cannot be known which or with what."""
-
-
-class ToolError(AgentError):
-    """A function was called and could not be carried out; the message is for the model and the person."""
-
-    def __init__(self, message: str, code: str = "failed") -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class VoiceError(AgentError):

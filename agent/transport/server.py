@@ -17,12 +17,12 @@ from agent.hearing.vad import Vad, find_vad
 from agent.protocol.settings import SessionSettings
 from agent.protocol.speakers import SpeakerSettings
 from agent.protocol.turn_detection import TurnDetection
+from agent.sessions.nano_calls import NanoCaller
 from agent.sessions.responses import ReplyOptions
 from agent.sessions.session import SessionOptions
 from agent.sessions.tool_calls import find_tool_caller
 from agent.speech.speaking import SpeechOptions
 from agent.speech.voice import Voice, find_voice
-from agent.tools.nano import NanoCaller
 from agent.transport.access import build_access, build_tls
 from agent.transport.frontdoor import Frontdoor
 from agent.voices.speakers import SpeakerOptions

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from agent.protocol.tools import FunctionTool
+from agent.sessions.nano_calls import MAKE_COFFEE, NanoCaller, confirmed_order
 from agent.sessions.tool_calls import Call
-from agent.tools.nano import MAKE_COFFEE, NanoCaller, confirmed_order
 from tests.agent.harness import running, talking
 from tests.agent.scripted import ScriptedEngine
 from tests.agent.test_items import create, message
