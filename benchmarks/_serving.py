@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 
 from agent.config import AgentConfig
 from agent.transport.server import serve
@@ -52,3 +53,13 @@ async def serve_clients(
             await asyncio.wait([printed], timeout=every_s)
         server.cancel()
     return json.loads(printed.result()[0])
+
+
+def run_as(play: Callable[[int, int, float], Coroutine[Any, Any, None]], main: Callable[[], None]) -> None:
+    """Be the clients, where `serve_clients` has started this script; else the benchmark itself."""
+    if sys.argv[1:2] != ["--play"]:
+        main()
+        return
+    torch.set_num_threads(1)
+    port, people, seconds = sys.argv[2:]
+    asyncio.run(play(int(port), int(people), float(seconds)))

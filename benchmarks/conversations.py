@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 import time
 from typing import Any
 
 import numpy as np
-import torch
 from _report import announce, machine, parser, percentile, plot, save, spread, table
-from _serving import CHUNK_S, QUIET, recorded_people, serve_clients
+from _serving import CHUNK_S, QUIET, recorded_people, run_as, serve_clients
 
 from clients.realtime import Conversation, connect
 from wavllm_core.engine.core import EngineLimits
@@ -150,8 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--play"]:
-        torch.set_num_threads(1)
-        asyncio.run(play(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
-    else:
-        main()
+    run_as(play, main)

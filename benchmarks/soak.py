@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from _report import announce, machine, parser, percentile, plot, save, spread, table
-from _serving import CHUNK_S, QUIET, recorded_people, serve_clients
+from _serving import CHUNK_S, QUIET, recorded_people, run_as, serve_clients
 
 from clients.realtime import ClientError, Conversation, Event, connect
 from clients.turns import Turn, TurnLog
@@ -260,8 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--play"]:
-        torch.set_num_threads(1)
-        asyncio.run(play(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
-    else:
-        main()
+    run_as(play, main)

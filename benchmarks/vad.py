@@ -21,7 +21,7 @@ from agent.hearing.silero import SileroVad, load_silero
 from agent.hearing.turns import Listening, SpeechStarted, SpeechStopped, TurnRules, advance
 from agent.hearing.vad import FRAME_BYTES, FRAME_SAMPLES, SAMPLE_RATE, Vad, WebRtcVad
 from wavllm_core.train.augment import mix
-from wavllm_core.train.corpus import Clip, read_pack
+from wavllm_core.train.corpus import read_pack
 
 PAUSE_SAMPLES = SAMPLE_RATE * 2
 SPEECH_DB, MARGIN_FRAMES = -30, 15
@@ -94,55 +94,63 @@ def run(vad: Vad, waveform: Waveform, score: Score) -> list[bool]:
     return flags
 
 
+Detectors = dict[str, Callable[[], Vad]]
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("pack", type=Path, help="a tar of recordings with a manifest, with dev clips and noise")
     options.add_argument("--clips", type=int, default=40, help="of each source")
     args = options.parse_args()
-
-    def wanted(clip: Clip) -> bool:
-        return clip.split == "dev"
-
     by_source: dict[str, list[Waveform]] = {}
-    for clip, pcm in read_pack(args.pack, wanted):
+    for clip, pcm in read_pack(args.pack, lambda clip: clip.split == "dev"):
         by_source.setdefault(clip.source, []).append(pcm.astype(np.float32) / 32_768)
-    rng = random.Random(0)
-    noises = by_source.pop("noise")
+    rng, noises = random.Random(0), by_source.pop("noise")
     chosen = [one for clips in by_source.values() for one in rng.sample(clips, min(args.clips, len(clips)))]
     model = load_silero()
-    detectors: dict[str, Callable[[], Vad]] = {
+    detectors: Detectors = {
         "webrtcvad 0.5": lambda: WebRtcVad(0.5),
         "webrtcvad 0.75": lambda: WebRtcVad(0.75),
         "silero-vad 0.5": lambda: SileroVad(model, 0.5),
     }
     where = machine()
     announce(where)
+    figures = among_speech(detectors, chosen, noises)
+    print(f"{len(chosen)} clips of {', '.join(f'{source} ({len(clips)})' for source, clips in by_source.items())}\n")
+    figures |= alone(detectors, noises)
+    scores = {name: {key: float(value) for key, value in vars(score).items()} for name, score in figures.items()}
+    save(args.out, "vad", where, {"scores": scores})
+
+
+def among_speech(detectors: Detectors, clips: list[Waveform], noises: list[Waveform]) -> dict[str, Score]:
+    """Each clip between two pauses, clean and in noise."""
     rows, figures = [], {}
     for name, make in detectors.items():
         for snr_db in SNRS_DB:
             score, rng = Score(), random.Random(1)
-            for clip in chosen:
+            for clip in clips:
                 padded = np.pad(clip, PAUSE_SAMPLES)
                 speech = speech_frames(padded)
                 if snr_db is not None:
-                    noise = rng.choice(noises)
-                    noise = np.resize(noise, len(padded))
-                    padded = mixed(padded, noise, speech, snr_db)
+                    padded = mixed(padded, np.resize(rng.choice(noises), len(padded)), speech, snr_db)
                 score.add(run(make(), padded, score), speech)
             condition = "clean" if snr_db is None else f"{snr_db} dB"
-            figures[f"{name}, {condition}"] = vars(score) | {"speech": int(score.speech)}
-            shares = [
-                100 * part / whole for part, whole in ((score.heard, score.speech), (score.imagined, score.pause))
-            ]
-            per_clip = [100 * part / score.clips for part in (score.missed, score.cut)]
+            figures[f"{name}, {condition}"] = score
+            shares = (
+                (score.heard, score.speech), (score.imagined, score.pause),
+                (score.missed, score.clips), (score.cut, score.clips),
+            )  # fmt: skip
             minutes = score.pause * FRAME_SAMPLES / SAMPLE_RATE / 60
-            rows.append(
-                [name, condition, *shares, *per_clip, score.false_turns / minutes, 1e6 * score.cpu_s / score.seconds]
-            )
+            percents = [100 * part / whole for part, whole in shares]
+            rows.append([name, condition, *percents, score.false_turns / minutes, 1e6 * score.cpu_s / score.seconds])
     heads = ["detector", "noise", "speech heard, %", "pause taken for speech, %", "clips without a turn, %"]
     table([*heads, "clips in pieces, %", "false turns a minute of pause", "CPU, µs a second"], rows)
-    print(f"{len(chosen)} clips of {', '.join(f'{source} ({len(clips)})' for source, clips in by_source.items())}\n")
-    rows = []
+    return figures
+
+
+def alone(detectors: Detectors, noises: list[Waveform]) -> dict[str, Score]:
+    """Noise where nobody speaks, at several levels."""
+    rows, figures = [], {}
     for name, make in detectors.items():
         for level_db in NOISE_DB:
             score = Score()
@@ -150,20 +158,11 @@ def main() -> None:
                 loud = noise * 10 ** ((level_db - 10 * np.log10(np.mean(noise**2) + 1e-12)) / 20)
                 flags = run(make(), loud, score)
                 score.add(flags, np.zeros(len(flags), bool))
-            rows.append(
-                [
-                    name,
-                    f"{level_db} dBFS",
-                    100 * score.imagined / score.pause,
-                    score.false_turns,
-                    60 * score.false_turns / score.seconds,
-                ]
-            )
-            figures[f"{name}, noise alone at {level_db} dBFS"] = vars(score)
+            figures[f"{name}, noise alone at {level_db} dBFS"] = score
+            share, rate = 100 * score.imagined / score.pause, 60 * score.false_turns / score.seconds
+            rows.append([name, f"{level_db} dBFS", share, score.false_turns, rate])
     table(["detector", "noise alone", "taken for speech, %", f"turns of {len(noises)} clips", "turns a minute"], rows)
-    save(
-        args.out, "vad", where, {"scores": {key: {k: float(v) for k, v in one.items()} for key, one in figures.items()}}
-    )
+    return figures
 
 
 def mixed(padded: Waveform, noise: Waveform, speech: np.ndarray, snr_db: float) -> Waveform:

@@ -21,9 +21,7 @@ class LogMelState:
 
 
 class LogMel(nn.Module):
-    """Whisper's log-mel with windows that end at the frame: `lookahead_samples` is 0."""
-
-    lookahead_samples = 0
+    """Whisper's log-mel with windows that end at the frame: it looks at no sample after it."""
 
     def __init__(self, mels: int, sample_rate: int, hop_samples: int) -> None:
         super().__init__()

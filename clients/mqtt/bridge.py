@@ -311,7 +311,7 @@ class Bridge:
             talk.speaking = True
         elif kind == "input_audio_buffer.committed":
             talk.speaking, talk.awaiting = False, True
-        elif kind == "wavllm.speaker":
+        elif kind == "wavllm.speaker" and not event.get("provisional"):  # of a turn that is over
             values = {name: event.get(name) for name in ("speaker", "number", "similarity")}
             await self._publish("speaker", {"id": event["item_id"], **values})
         elif kind == TRANSCRIPTION + "completed":

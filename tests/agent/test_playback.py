@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.agent.harness import Event, silence, speech
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
-from tests.agent.test_spoken import AUDIO, MS_PER_CHAR, TEXT, heard, listening, talkative
+from tests.agent.spoken import AUDIO, MS_PER_CHAR, TEXT, half_heard, listening, talkative
 
 TRUNCATED = "conversation.item.truncated"
 
@@ -35,11 +35,7 @@ async def test_the_ledger_of_a_reply() -> None:
 
 async def test_an_interruption_keeps_what_was_played_and_no_more() -> None:
     engine, voice = ScriptedEngine(), ScriptedVoice()
-    engine.words = ["One two three. Four five six. ", "Seven " * 300]
-    async with listening(engine, voice, lead_ms=500) as client:
-        await client.send("response.create")
-        while len(heard(client.seen)) < 48 * 400:
-            await client.receive()
+    async with half_heard(engine, voice) as client:
         item_id = next(event["item_id"] for event in client.seen if event["type"] == AUDIO)
         await client.send("wavllm.playback.ack", item_id=item_id, played_ms=90)
         generated, sent, played, committed = ledger(await client.until("wavllm.playback"))

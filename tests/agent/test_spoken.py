@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,63 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
-from agent.config import AgentConfig, VoiceConfig
 from agent.protocol.server_events import EXTENSIONS
-from agent.speech.voice import EspeakVoice, Voice, program_command
-from tests.agent.harness import Client, Event, running, talking, turn
+from agent.speech.voice import EspeakVoice, program_command
+from tests.agent.harness import Event, running, talking
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
-
-SENTENCES = ["One latte. ", "Anything else? ", "Fine."]
-TEXT = "".join(SENTENCES)
-OPENING = [
-    "response.created",
-    "rate_limits.updated",
-    "response.output_item.added",
-    "conversation.item.added",
-    "response.content_part.added",
-]
-CLOSING = [
-    "response.output_audio.done",
-    "response.output_audio_transcript.done",
-    "response.content_part.done",
-    "response.output_item.done",
-    "conversation.item.done",
-    "response.done",
-]
-TRANSCRIPT, AUDIO = "response.output_audio_transcript.delta", "response.output_audio.delta"
-MS_PER_CHAR = 10  # of the scripted voice
-
-
-def talkative() -> ScriptedEngine:
-    engine = ScriptedEngine()
-    engine.words = [TEXT[start : start + 4] for start in range(0, len(TEXT), 4)]
-    return engine
-
-
-@asynccontextmanager
-async def listening(engine: ScriptedEngine, voice: Voice, **limits: int) -> AsyncIterator[Client]:
-    """A client of a server with a voice that wants to hear replies."""
-    config = AgentConfig(voice=VoiceConfig(**limits))
-    async with running(engine, config, voice=voice) as port, talking(port) as client:
-        updated = await client.configure(output_modalities=["audio"])
-        assert updated["session"]["output_modalities"] == ["audio"]
-        client.seen.clear()
-        yield client
-    if isinstance(voice, ScriptedVoice):
-        assert voice.running == 0
-
-
-def heard(events: list[Event]) -> bytes:
-    return b"".join(base64.b64decode(event["delta"]) for event in events if event["type"] == AUDIO)
-
-
-def read(events: list[Event]) -> str:
-    return "".join(event["delta"] for event in events if event["type"] == TRANSCRIPT)
-
-
-async def round_trip(client: Client) -> None:
-    """Afterwards everything has come that was under way."""
-    await client.configure()
+from tests.agent.spoken import (
+    AUDIO,
+    CLOSING,
+    MS_PER_CHAR,
+    OPENING,
+    SENTENCES,
+    TEXT,
+    TRANSCRIPT,
+    half_heard,
+    heard,
+    listening,
+    read,
+    round_trip,
+    talkative,
+)
 
 
 async def test_events_come_in_the_canonical_order_and_words_with_their_audio() -> None:
@@ -296,11 +253,7 @@ async def test_a_reply_can_be_interrupted_at_any_point(position: int, how: str, 
 
 async def test_speech_silences_the_reply_at_once_and_unheard_words_are_forgotten() -> None:
     engine, voice = ScriptedEngine(), ScriptedVoice()
-    engine.words = ["One two three. Four five six. ", "Seven " * 300]
-    async with listening(engine, voice, lead_ms=500) as client:
-        await client.send("response.create")
-        while len(heard(client.seen)) < 48 * 400:
-            await client.receive()
+    async with half_heard(engine, voice) as client:
         await client.append(speech(400))
         done = await client.until("response.done")
         assert done["response"]["status_details"]["reason"] == "turn_detected"
@@ -408,106 +361,3 @@ async def test_a_server_without_a_voice_says_so() -> None:
             complaint = await client.complaint()
             assert (complaint["code"], complaint["param"]) == ("invalid_value", f"{name}.output_modalities")
             assert "no voice" in complaint["message"]
-
-
-async def replies_in_writing(client: Client, words: str, heard_text: str = "") -> None:
-    """Two replies come whole, and the client is told once why it hears no more of them."""
-    for _ in range(2):
-        await client.send("response.create")
-        done = await client.until("response.done")
-        assert done["response"]["status"] == "completed"
-        assert client.kinds()[-len(CLOSING) :] == CLOSING
-    assert read(client.seen) == 2 * TEXT
-    assert heard(client.seen) == 2 * ScriptedVoice.sound(heard_text)
-    (complaint,) = [event["error"] for event in client.seen if event["type"] == "error"]
-    assert (complaint["type"], complaint["code"]) == ("server_error", "voice_failed")
-    assert words in complaint["message"]
-
-
-async def test_a_failing_voice_leaves_the_words_and_comes_back() -> None:
-    voice = ScriptedVoice()
-    voice.broken = True
-    async with listening(talkative(), voice) as client:
-        await replies_in_writing(client, "the voice is hoarse")
-        assert voice.asked == [SENTENCES[0]] * 2  # not for every sentence
-        voice.broken = False
-        client.seen.clear()
-        await client.send("response.create")
-        await client.until("response.done")
-        assert heard(client.seen) == ScriptedVoice.sound(TEXT)
-
-
-async def test_a_voice_that_breaks_within_a_sentence() -> None:
-    voice = ScriptedVoice()
-    voice.breaks_after = 11  # the first sentence has as many, the second more
-    async with listening(talkative(), voice) as client:
-        await replies_in_writing(client, "the voice broke", TEXT[: 11 + 14])
-
-
-async def test_a_hanging_voice_is_given_up() -> None:
-    voice = ScriptedVoice()
-    voice.works.clear()
-    async with listening(talkative(), voice, timeout_ms=100) as client:
-        await replies_in_writing(client, "no audio for 0.1 s")
-
-
-async def test_a_program_that_is_missing_costs_the_sound_only() -> None:
-    async with listening(talkative(), EspeakVoice(["no-such-voice"], "en", 1)) as client:
-        await replies_in_writing(client, "no-such-voice is not installed")
-
-
-async def test_a_cancelled_reply_leaves_neither_voice_nor_model_at_work() -> None:
-    engine, voice = ScriptedEngine(), ScriptedVoice()
-    engine.words = ["One latte. A", "nything else?"]
-    engine.go_on.clear()
-    voice.works.clear()
-    async with listening(engine, voice) as client:
-        await client.send("response.create")
-        await client.until(TRANSCRIPT)
-        async with asyncio.timeout(10):
-            while not voice.running:
-                await round_trip(client)
-            await client.send("response.cancel")
-            await client.until("response.done")
-            while voice.running or engine.running:
-                await round_trip(client)
-
-
-async def test_a_program_that_hangs_is_killed_with_its_reply(tmp_path: Path) -> None:
-    program, log = tmp_path / "voice", tmp_path / "log"
-    program.write_text(f"#!/bin/sh\necho $$ > {log}.part; mv {log}.part {log}\nexec sleep 1000\n")
-    program.chmod(0o755)
-    async with listening(talkative(), EspeakVoice([str(program)], "en", 1), timeout_ms=60_000) as client:
-        await client.send("response.create")
-        await client.until(TRANSCRIPT)
-        async with asyncio.timeout(10):
-            while not log.exists():
-                await round_trip(client)
-            await client.send("response.cancel")
-            done = await client.until("response.done")
-            assert done["response"]["status"] == "cancelled"
-            with pytest.raises(ProcessLookupError):
-                while True:
-                    os.kill(int(log.read_text()), 0)
-                    await round_trip(client)
-
-
-async def test_a_failing_model_is_heard_as_far_as_it_came() -> None:
-    engine, voice = ScriptedEngine(), ScriptedVoice()
-    engine.words, engine.mute = ["One latte. And a ", "never said"], True
-    async with listening(engine, voice) as client:
-        await client.send("response.create")
-        done = await client.until("response.done")
-        assert done["response"]["status"] == "failed"
-        assert read(client.seen) == "One latte. And a "
-        assert heard(client.seen) == ScriptedVoice.sound("One latte. And a ")
-        assert client.kinds()[-len(CLOSING) :] == CLOSING
-
-
-async def test_a_client_that_leaves_while_it_is_spoken_to() -> None:
-    engine, voice = ScriptedEngine(), ScriptedVoice()
-    engine.words = ["word " * 100]
-    async with listening(engine, voice, lead_ms=200) as client:
-        await client.append(turn())
-        await client.until(AUDIO)
-    assert voice.asked

@@ -23,10 +23,12 @@ def spoken_turn(number: int, transcript: str, reply: str, spoken: bool = False) 
     """What a server sends from the end of an utterance on; here the transcript comes after the reply."""
     item, response = f"item_{number}", f"resp_{number}"
     transcription = "conversation.item.input_audio_transcription"
+    speaker = {"type": "wavllm.speaker", "item_id": item, "speaker": "speaker 1", "number": 1, "similarity": 0.9}
     return [
+        speaker | {"speaker": "speaker 2", "number": 2, "provisional": True},
         {"type": "input_audio_buffer.speech_stopped", "item_id": item},
         {"type": "input_audio_buffer.committed", "item_id": item},
-        {"type": "wavllm.speaker", "item_id": item, "speaker": "speaker 1", "number": 1, "similarity": 0.9},
+        speaker,
         {"type": f"{transcription}.delta", "item_id": item, "delta": transcript[:3]},
         *answer(response, reply, spoken=spoken),
         {

@@ -29,8 +29,3 @@ class Speculation:
     def permits(self, tried: int, queue_wait_ms: float) -> bool:
         """Whether an utterance that was speculated on `tried` times may be once more."""
         return tried < self.limits.per_utterance and queue_wait_ms <= self.limits.max_queue_wait_ms
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of speculations that were used."""
-        return self.used / self.begun if self.begun else 0.0
