@@ -23,12 +23,10 @@ def spoken_turn(number: int, transcript: str, reply: str, spoken: bool = False) 
     """What a server sends from the end of an utterance on; here the transcript comes after the reply."""
     item, response = f"item_{number}", f"resp_{number}"
     transcription = "conversation.item.input_audio_transcription"
-    speaker = {"type": "wavllm.speaker", "item_id": item, "speaker": "speaker 1", "number": 1, "similarity": 0.9}
     return [
-        speaker | {"speaker": "speaker 2", "number": 2, "provisional": True},
         {"type": "input_audio_buffer.speech_stopped", "item_id": item},
         {"type": "input_audio_buffer.committed", "item_id": item},
-        speaker,
+        speaker_told(item, 1, 0.9),
         {"type": f"{transcription}.delta", "item_id": item, "delta": transcript[:3]},
         *answer(response, reply, spoken=spoken),
         {
@@ -38,6 +36,11 @@ def spoken_turn(number: int, transcript: str, reply: str, spoken: bool = False) 
             "speaker": "speaker 1",
         },
     ]
+
+
+def speaker_told(item: str, number: int, similarity: float) -> Event:
+    told = {"speaker": f"speaker {number}", "number": number, "similarity": similarity}
+    return {"type": "wavllm.speaker", "item_id": item, **told}
 
 
 def answer(
@@ -119,7 +122,10 @@ class ScriptedServer:
             started = self._quiet is None
             self._quiet = 0
             item = f"item_{self.turns + 1}"
-            return [{"type": "input_audio_buffer.speech_started", "item_id": item}] if started else []
+            if not started:
+                return []
+            guess = speaker_told(item, 2, 0.6) | {"provisional": True}
+            return [{"type": "input_audio_buffer.speech_started", "item_id": item}, guess]
         if self._quiet is not None:
             self._quiet += len(samples)
             if self._quiet >= QUIET_SAMPLES:
