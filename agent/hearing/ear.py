@@ -81,7 +81,7 @@ class Ear:
         self._position = 0  # samples at 16 kHz since the session began
         self._open: OpenUtterance | None = None
         self._idle_since_sample: int | None = None  # None: silence is as good as speech
-        self._settings = settings
+        self.settings = settings  # of the session; `configure` takes over others
         self._decoder = Decoder(settings.input_format)
         self._listener = self._new_listener(settings.turn_detection)
 
@@ -109,7 +109,7 @@ class Ear:
 
     def configure(self, settings: SessionSettings) -> None:
         """Take over new settings; audio under way is dropped where format or mode change."""
-        before, self._settings = self._settings, settings
+        before, self.settings = self.settings, settings
         old, new = before.turn_detection, settings.turn_detection
         if before.input_format != settings.input_format or (old is None) != (new is None):
             self.clear()
@@ -162,8 +162,8 @@ class Ear:
 
     def take_whole(self, audio: bytes, param: str) -> OpenUtterance:
         """An utterance that came in one piece. Raises ProtocolError on its length, or half a sample."""
-        check_samples(self._settings.input_format, audio, param)
-        decoder = Decoder(self._settings.input_format)
+        check_samples(self.settings.input_format, audio, param)
+        decoder = Decoder(self.settings.input_format)
         pcm = decoder.push(audio) + decoder.flush()
         lasts_ms, most_ms = to_ms(len(pcm) // 2), self._limits.max_manual_ms
         if not MIN_TURN_MS <= lasts_ms <= most_ms:
@@ -194,7 +194,7 @@ class Ear:
         self._decoder.flush()
 
     def _find_timeout(self) -> IdleTimeout | None:
-        detection, since = self._settings.turn_detection, self._idle_since_sample
+        detection, since = self.settings.turn_detection, self._idle_since_sample
         if since is None or not detection or detection.idle_timeout_ms is None or self._open:
             return None
         if self._position - since < to_samples(detection.idle_timeout_ms):
