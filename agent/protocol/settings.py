@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, Fields
 from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
+from agent.protocol.interruption import Interruption, merge_interruption
 from agent.protocol.speakers import SpeakerSettings, merge_speakers
 from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, read_tool_choice, read_tools
 from agent.protocol.turn_detection import SERVER_VAD, TurnDetection, merge_detection
@@ -46,10 +47,11 @@ class SessionSettings:
     model: str = MODEL  # as the client called it at the beginning; there is one
     asked_voice: str | None = None  # as the client called it; it means `voice`
     speakers: SpeakerSettings = field(default_factory=SpeakerSettings)
+    interruption: Interruption = field(default_factory=Interruption)
 
     def to_wire(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
         """The session object of the protocol, with effective values only; `expires_at` in seconds of Unix time."""
-        extensions = {"speakers": self.speakers.to_wire()}
+        extensions = {"speakers": self.speakers.to_wire(), "interruption": self.interruption.to_wire()}
         known = {"type": self.kind, "id": session_id, "expires_at": expires_at, "wavllm": extensions}
         if self.kind == "transcription":
             known["object"] = "realtime.transcription_session"
@@ -115,10 +117,7 @@ def merge(
     settings = replace(settings, output_format=output_format or current.output_format)
     if "audio" in patch and "input" in (audio := patch.object("audio")):
         settings = _merge_input(settings, audio.object("input"), defaults)
-    if "wavllm" in patch and "speakers" in (extensions := patch.object("wavllm")):
-        speakers = merge_speakers(settings.speakers, extensions.object("speakers"), defaults.speakers.policy)
-        settings = replace(settings, speakers=speakers)
-    return settings
+    return _merge_extensions(settings, patch.object("wavllm"), defaults) if "wavllm" in patch else settings
 
 
 def _merge_kind(current: SessionSettings, patch: Fields, fixed: Fixed) -> SessionSettings:
@@ -137,6 +136,16 @@ def _merge_kind(current: SessionSettings, patch: Fields, fixed: Fixed) -> Sessio
     if patch.values.get("truncation") is not None:
         patch.choice("truncation", ["auto"])
     return replace(current, kind=kind, model=current.model if model == MODEL else model)
+
+
+def _merge_extensions(settings: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
+    if "speakers" in patch:
+        speakers = merge_speakers(settings.speakers, patch.object("speakers"), defaults.speakers.policy)
+        settings = replace(settings, speakers=speakers)
+    if "interruption" in patch:
+        interruption = merge_interruption(settings.interruption, patch.object("interruption"))
+        settings = replace(settings, interruption=interruption)
+    return settings
 
 
 def _immutable(patch: Fields, name: str, current: str, why: str) -> ProtocolError:

@@ -17,6 +17,7 @@ from agent.protocol.server_events import ServerEvent
 from agent.protocol.settings import SessionSettings
 from agent.protocol.tools import FunctionTool
 from agent.sessions.conversation import Calling, Conversation, Item
+from agent.sessions.draft import NOTHING_TOLD, Draft, Told
 from agent.sessions.tool_calls import Call, ToolCaller
 from agent.speech.alignment import Alignment
 from agent.speech.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost
@@ -52,6 +53,7 @@ class ReplyPlan:
     input_tokens: tuple[int, int]  # text, audio
     given: str | None  # words to say instead of asking the model
     after: str  # the item it answers, whatever is added meanwhile; "root": none
+    told: Told = NOTHING_TOLD  # of its draft, by a response that was broken off
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,14 @@ class Surroundings:
 class Response:
     """The one that a client sees as one `response`."""
 
-    def __init__(self, events: ReplyEvents, plan: ReplyPlan, pace: Pace, around: Surroundings) -> None:
-        self.events, self.plan, self.pace = events, plan, pace
+    def __init__(self, events: ReplyEvents, plan: ReplyPlan, draft: Draft, pace: Pace, around: Surroundings) -> None:
+        self.events, self.plan, self.draft, self.pace = events, plan, draft, pace
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None  # that it is asked of
         self.item: Item | None = None  # the message that is open
+        self.message: Item | None = None  # the newest, open or not
+        self._message_at = self._chars = plan.told.chars  # of the draft: where it begins; all that was told
+        self._calls = plan.told.calls  # likewise
         self._around = around
         self._after = plan.after
         self._encoder = Encoder(events.output_format)  # of what the client hears
@@ -88,6 +93,11 @@ class Response:
     @property
     def out_of_band(self) -> bool:
         return self.events.conversation_id is None
+
+    @property
+    def told(self) -> Told:
+        """How much of the draft the client has, as far as it is known by now."""
+        return Told(self._message_at + len(self.message.text if self.message else ""), self._calls)
 
     async def begin(self) -> None:
         """Tell that it exists."""
@@ -129,6 +139,7 @@ class Response:
             await self._flush_audio()
             self._finish_item("completed")
             await self._send(self.events.close())
+        self._calls += 1
         around = self._around
         assert around.caller
         calling = Calling(around.new_id("call"), call)
@@ -143,16 +154,21 @@ class Response:
         """The model has said all."""
         if self.events.empty:
             await self._open()  # a reply of no words is still a message
-        tokens = self._tokens + self._around.engine.count_tokens(self.events.text)
+        before = self.draft.text[: self.plan.told.chars]
+        tokens = self._tokens + sum(map(self._around.engine.count_tokens, (before, self.events.text)))
         if self.plan.given is None and tokens >= self.plan.sampling.max_tokens:
             await self.end("incomplete", reason="max_output_tokens")
         else:
             await self.end("completed")
 
-    async def end(self, ending: Ending, *, reason: str | None = None, failure: str | None = None) -> None:
-        """Close the response and everything it opened."""
+    async def end(
+        self, ending: Ending, *, reason: str | None = None, failure: str | None = None, keep_draft: bool = False
+    ) -> None:
+        """Close the response and everything it opened. keep_draft: the model may write on"""
         if self.task:
             self.task.cancel()
+        if not keep_draft:
+            self.draft.drop()
         if ending == "cancelled":
             self.pace.drop()
         else:
@@ -167,6 +183,7 @@ class Response:
             alignment = Alignment() if self.plan.speech else None
             item_id, aside = self._around.new_id("item"), self.plan.given is not None
             self.item = Item(item_id, "assistant", status="in_progress", alignment=alignment, aside=aside)
+            self.message, self._message_at = self.item, self._chars
             if alignment and not self.out_of_band:
                 self._around.conversation.audio.begin(self.item.id)
             before = self._place(self.item)
@@ -187,6 +204,7 @@ class Response:
         if item is None:
             return
         self._tokens += self._around.engine.count_tokens(self.events.text)
+        self._chars += len(self.events.text)
         item.text = self.events.text
         if item.alignment:
             if ending == "cancelled":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
@@ -20,6 +20,8 @@ from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
 from agent.protocol.tools import CANNOT_CALL, FunctionTool
 from agent.sessions.conversation import Called, Item, exchanges, instructions
+from agent.sessions.cut import Cut
+from agent.sessions.draft import Draft
 from agent.sessions.generation import (
     ReplyBegun,
     ReplyCall,
@@ -33,8 +35,9 @@ from agent.sessions.generation import (
     write_reply,
 )
 from agent.sessions.response import ReplyDue, ReplyPlan, Response, Surroundings
-from agent.sessions.tool_calls import PlainReader, ToolCaller
-from agent.speech.speaking import AudioChunk, Pace, SpeechOptions, speak
+from agent.sessions.tool_calls import Call, PlainReader, ToolCaller
+from agent.speech.speaking import AudioChunk, Pace, SpeechOptions, Spoken, speak
+from agent.speech.voice import BYTES_PER_S
 from agent.voices.naming import name_speakers, seen_by_model
 from wavllm_core.engine.api import Context, Exchange, Sampling
 from wavllm_core.errors import CapacityError
@@ -74,6 +77,9 @@ class Responses:
         self._beside: dict[str, Response] = {}  # out of band
         self._due: ReplyDue | None = None  # while another is active
         self._pace = self._new_pace()  # of all replies in the conversation: one may still be heard
+        self._playing = Pace(0)  # the same by the clock of the session: what the client still has to play
+        self._sounding: Response | None = None  # the newest that is over and may still be heard
+        self._cut: Cut | None = None  # that may be taken up again
         self._voice_failed = False  # and the client was told
         self.was_heard = False  # the voice, by the client
         self._played: Item | None = None  # whose playing the client tells of
@@ -86,7 +92,17 @@ class Responses:
     @property
     def left_s(self) -> float:
         """How long the client still plays what was sent."""
-        return self._pace.left_s(self._timer())
+        return self._playing.left_s(self._around.clock())
+
+    @property
+    def replying(self) -> bool:
+        """A reply is under way in the conversation, or can still be heard."""
+        return not self.idle or self.left_s > 0
+
+    @property
+    def resumable(self) -> bool:
+        """There is a reply to be taken up again, or would be after an interruption."""
+        return bool(self._active or self._cut or (self._sounding and self.left_s > 0))
 
     @property
     def all_done(self) -> bool:
@@ -129,7 +145,7 @@ class Responses:
         if not due.overrides.out_of_band:
             await self.answer(due)
             return
-        response = self._new_response(due, None, self._new_pace())
+        response = self._new_response(self._plan(due), None, self._new_pace())
         self._beside[response.id] = response
         await self._begin(response)
 
@@ -138,7 +154,8 @@ class Responses:
         if self._active:
             self._due = due
             return
-        self._active = response = self._new_response(due, self._conversation_id, self._pace)
+        self.let_go()
+        self._active = response = self._new_response(self._plan(due), self._conversation_id, self._pace)
         await self._begin(response)
 
     async def cancel(self, response_id: str | None) -> None:
@@ -149,21 +166,55 @@ class Responses:
             raise ProtocolError("response_cancel_not_active", f"{which} is active", param="response_id")
         await self._end(response, "cancelled", reason="client_cancelled")
 
-    async def interrupt(self) -> None:
-        """Stop, if there is anything to stop, because somebody speaks."""
+    async def interrupt(self, *, resumable: bool = False) -> None:
+        """Stop, if there is anything to stop, because somebody speaks.
+
+        resumable: it may turn out that nothing was said; until `resume` or `let_go` the model may write on
+        """
+        left_s = self.left_s
         self._pace.drop()
-        if self._active:
+        self._playing.drop()
+        response = self._active or (self._sounding if left_s > 0 else None)
+        if response is self._active and response:
             self._due = None
-            await self._end(self._active, "cancelled", reason="turn_detected")
+            await self._end(response, "cancelled", reason="turn_detected", keep_draft=resumable)
+        if response or not resumable:
+            self.let_go()
+        if response and resumable:
+            self._cut = Cut.of(response, left_s)
+        self._sounding = None
         item, self._played = self._played, None
         if item and item.alignment and item in self._around.conversation.items:
             played_ms = item.alignment.played_ms or 0
             if played_ms < item.alignment.sent_ms:
                 await self.truncate(item.id, played_ms)
 
+    async def resume(self, due: ReplyDue) -> None:
+        """Go on with what was broken off, if anything is left of it, in a new response."""
+        cut, conversation = self._cut, self._around.conversation
+        if cut is None or self._active or not cut.is_kept(conversation.items):
+            self.let_go()
+            return
+        if unheard := cut.unheard:
+            await self.truncate(*unheard)
+        plan = cut.plan_rest(due, conversation.last_id or "root")
+        if plan is None:
+            self.let_go()
+            return
+        self._cut = None
+        self._active = response = self._new_response(plan, self._conversation_id, self._pace, cut.response)
+        await self._begin(response)
+
+    def let_go(self) -> None:
+        """What was broken off is not going to be taken up again."""
+        if self._cut:
+            self._cut.response.draft.drop()
+            self._cut = None
+
     async def abandon(self, why: str) -> None:
         """End all that is under way: the session is over."""
         self._due = None
+        self.let_go()
         for response in [self._active, *self._beside.values()]:
             if response:
                 await self._end(response, "failed", failure=why)
@@ -191,6 +242,7 @@ class Responses:
             audio_end_ms = min(audio_end_ms, item.alignment.sent_ms)
         item.tokens = self._around.engine.count_tokens(item.text)
         self._pace.drop()
+        self._playing.drop()
         if response and response.item is item:
             await self._end(response, "cancelled", reason="client_cancelled")
         await self._around.send(item_truncated(item_id, audio_end_ms))
@@ -206,7 +258,7 @@ class Responses:
             case ReplyBegun():
                 response.note("first_token_ms")
             case SpokenPiece():
-                self.was_heard |= isinstance(report.spoken, AudioChunk)
+                self._note_audio(response, report.spoken)
                 if why := await response.speak(report.spoken):
                     await self._tell_voice_lost(response, why)
                 report.taken.set()
@@ -214,6 +266,7 @@ class Responses:
                 await response.call(report.call)
             case ReplyEnded():
                 self._forget(response)
+                self._sounding = self._sounding if response.out_of_band else response
                 await (response.end("failed", failure=report.failure) if report.failure else response.complete())
                 await self._go_on()
 
@@ -227,12 +280,23 @@ class Responses:
         if (failure := response.plan.due.failure) is not None:
             await self._end(response, "failed", failure=failure)
             return
-        context = self._open_context() if response.out_of_band else self._context
-        response.context = context
-        work = self._generate(response.id, response.plan, response.pace, context)
+        if response.draft.writer is None:
+            self._write(response)
+        plan, draft = response.plan, response.draft
+        if plan.speech:
+            pieces = partial(speak, options=plan.speech, pace=response.pace, clock=self._timer)
+            work = speak_reply(response.id, draft, plan.told, pieces, self._report)
+        else:
+            work = write_reply(response.id, draft, plan.told, self._report)
         response.task = self._tasks.create_task(work, name=f"reply {response.id}")
+
+    def _write(self, response: Response) -> None:
+        """Have the model begin."""
+        response.context = context = self._open_context() if response.out_of_band else self._context
+        work = response.draft.write(self._ask(response.plan, context))
+        response.draft.writer = writer = self._tasks.create_task(work, name=f"write {response.id}")
         if context is not self._context:
-            response.task.add_done_callback(lambda _: context.close())
+            writer.add_done_callback(lambda _: context.close())
 
     def _open_context(self) -> Context:
         """For a response out of band; where there is no room, it waits for the conversation's own replies."""
@@ -241,25 +305,32 @@ class Responses:
         except CapacityError:
             return self._context
 
-    async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
+    def _ask(self, plan: ReplyPlan, context: Context) -> AsyncGenerator[str | Call, None]:
         caller, given = self._options.caller, plan.given
         reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
         written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
         names = self._around.conversation.names
         asked = name_speakers(written, names) if names and given is None else written
-        reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
-        if plan.speech:
-            pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)
-            await speak_reply(response_id, reply, pieces, self._report)
-        else:
-            await write_reply(response_id, reply, self._report)
+        return read_reply(asked, reader, parallel_calls=plan.parallel_calls)
+
+    def _note_audio(self, response: Response, spoken: Spoken) -> None:
+        if isinstance(spoken, AudioChunk):
+            self.was_heard = True
+            if not response.out_of_band:
+                self._playing.sent(self._around.clock(), len(spoken.pcm) / BYTES_PER_S)
 
     async def _end(
-        self, response: Response, ending: Ending, *, reason: str | None = None, failure: str | None = None
+        self,
+        response: Response,
+        ending: Ending,
+        *,
+        reason: str | None = None,
+        failure: str | None = None,
+        keep_draft: bool = False,
     ) -> None:
         """Close a response, and turn to the one that is due."""
         self._forget(response)
-        await response.end(ending, reason=reason, failure=failure)
+        await response.end(ending, reason=reason, failure=failure, keep_draft=keep_draft)
         await self._go_on()
 
     def _forget(self, response: Response) -> None:
@@ -280,8 +351,10 @@ class Responses:
             message = f"replies go on in writing where they cannot be spoken: {why}"
             await self._around.send(error(ProtocolError("voice_failed", message), kind="server_error"))
 
-    def _new_response(self, due: ReplyDue, conversation_id: str | None, pace: Pace) -> Response:
-        asked, plan = due.overrides, self._plan(due)
+    def _new_response(
+        self, plan: ReplyPlan, conversation_id: str | None, pace: Pace, resumed: Response | None = None
+    ) -> Response:
+        due, asked = plan.due, plan.due.overrides
         events = ReplyEvents(
             self._around.new_id("resp"),
             conversation_id,
@@ -289,8 +362,9 @@ class Responses:
             asked.metadata,
             plan.speech.voice.name if plan.speech else None,
             asked.output_format or due.settings.output_format,
+            resumed.id if resumed else None,
         )
-        return Response(events, plan, pace, self._around)
+        return Response(events, plan, resumed.draft if resumed else Draft(), pace, self._around)
 
     def _plan(self, due: ReplyDue) -> ReplyPlan:
         """The settings as they were, with what was asked of this response."""
