@@ -53,6 +53,8 @@ class OpenUtterance:
     heard_ahead: bool = False  # somebody waits for what was said so far
     labelled: bool = False  # it was told who seems to be speaking, or is going to be
     start_sample: int | None = None  # in the audio of the session, where a turn was found
+    voiced_samples: int = 0  # of it, at its last pause
+    read: tuple[int, str] | None = None  # how much of it was written down ahead, in samples, and what
     pcm: list[bytes] = field(default_factory=list)  # the same audio, to be given back
 
     @property
@@ -84,11 +86,6 @@ class Ear:
         self.settings = settings  # of the session; `configure` takes over others
         self._decoder = Decoder(settings.input_format)
         self._listener = self._new_listener(settings.turn_detection)
-
-    @property
-    def item_id(self) -> str:
-        """The item that the open utterance is going to be."""
-        return self._opened().item_id
 
     @property
     def opened(self) -> OpenUtterance | None:
@@ -139,6 +136,10 @@ class Ear:
                 yield happened
         if timeout := self._find_timeout():
             yield timeout
+
+    def begin(self, start_sample: int) -> None:
+        """Note where the turn began that `hear` has found."""
+        self._opened().start_sample = start_sample
 
     def take(self) -> OpenUtterance:
         """Hand over the utterance that is complete; whoever takes it finishes or cancels it."""
@@ -228,6 +229,7 @@ class Ear:
             prefix_samples=to_samples(detection.prefix_padding_ms) + vad.lag_samples,
             silence_samples=to_samples(_silence_ms(detection)),
             max_samples=to_samples(self._limits.max_utterance_ms),
+            lasting_samples=to_samples(self.settings.interruption.hold_ms),
         )
 
 

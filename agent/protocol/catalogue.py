@@ -72,7 +72,7 @@ SERVER: Final = (
     Entry("output_audio_buffer.started", "never sent", NOT_OVER_WEBSOCKET),
     Entry("output_audio_buffer.stopped", "never sent", NOT_OVER_WEBSOCKET),
     Entry("output_audio_buffer.cleared", "never sent", NOT_OVER_WEBSOCKET),
-    Entry("response.created", "yes", ""),
+    Entry("response.created", "yes", "with `wavllm_resumes`, where it goes on with a response that nothing broke off"),
     Entry("response.done", "yes", "with `wavllm_latency`"),
     Entry("response.output_item.added", "yes", ""),
     Entry("response.output_item.done", "yes", ""),
@@ -99,6 +99,9 @@ SERVER: Final = (
     Entry("wavllm.speaker", "extension", "who spoke: number in the session, name and id where known, confidence"),
     Entry("wavllm.speaker.named", "extension", "a voice has a name from now on; with `id`: also in later sessions"),
     Entry("wavllm.playback", "extension", "of a spoken reply: ms generated, sent, played, and certain in the history"),
+    Entry(
+        "wavllm.speech_ignored", "extension", "short speech into a reply, which goes on (`hold_ms`)"
+    ),
     *(Entry(old, "legacy names only", f"instead of `{new}`") for old, new in EVENTS.items()),
     Entry("transcription_session.created", "legacy names only", "instead of `session.created`"),
     Entry("transcription_session.updated", "legacy names only", "instead of `session.updated`"),

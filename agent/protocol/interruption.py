@@ -28,10 +28,8 @@ class Interruption:
     def to_wire(self) -> dict[str, Any]:
         return asdict(self) | {"back_channels": list(self.back_channels)}
 
-    def is_nothing(self, transcript: str, voiced_ms: int) -> bool:
+    def is_nothing(self, transcript: str) -> bool:
         """Whether somebody who said this wants no answer to it."""
-        if voiced_ms < self.short_ms:
-            return True
         said, phrases = _words(transcript), [_words(phrase) for phrase in self.back_channels]
         reached = {0}  # words up to which all is made of phrases
         for start in range(len(said)):

@@ -92,7 +92,8 @@ class Conversation:
     @property
     def last_said(self) -> Item | None:
         """The newest thing that a person said or typed."""
-        return next((item for item in reversed(self.items) if item.role == "user" and not item.tool), None)
+        said = (item for item in reversed(self.items) if item.role == "user" and not item.tool and not item.aside)
+        return next(said, None)
 
     def speaker_label(self, item: Item) -> str | None:
         """How people call who said an item; None: nobody knows."""

@@ -48,7 +48,7 @@ from agent.sessions.mailbox import LiveMailbox, Mailbox
 from agent.sessions.response import ReplyDue, Surroundings
 from agent.sessions.responses import ReplyOptions, Responses
 from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
-from agent.sessions.turns import HeardAhead, HeardEarly, TurnReport, Turns
+from agent.sessions.turns import HeardAhead, HeardEarly, ReadAhead, TurnReport, Turns
 from agent.voices.speakers import SpeakerOptions
 from wavllm_core.engine.api import Engine, Heard
 
@@ -159,9 +159,12 @@ class Session:
                 await self._take_message(message)
             case ReplyPiece() | ReplyBegun() | SpokenPiece() | ReplyCall() | ReplyEnded():
                 await self._responses.take(message)
-            case TranscriptPiece() | TranscriptEnded():
+            case TranscriptPiece():
                 await self._transcripts.take(message)
-            case HeardAhead() | HeardEarly():
+            case TranscriptEnded():
+                await self._transcripts.take(message)
+                await self._turns.take_transcript(message)
+            case HeardAhead() | ReadAhead() | HeardEarly():
                 await self._turns.take_report(message)
             case _Expired():
                 await self._end()
@@ -204,9 +207,12 @@ class Session:
             case AudioAppend():
                 await self._append(event.audio)
             case AudioCommit():
-                await self._turns.commit(self._ear.take_committed(), ReplyDue(self._settings, self._mailbox.now_s))
+                said = self._ear.take_committed()
+                await self._turns.take_over()
+                await self._turns.commit(said, ReplyDue(self._settings, self._mailbox.now_s))
             case AudioClear():
                 self._ear.clear()
+                await self._turns.drop()
                 await self._send(events.audio_cleared())
             case SessionUpdate():
                 await self._update(event)
@@ -238,6 +244,7 @@ class Session:
         self._transcripts.told = self._settings.transcription
         self._who.settings = self._settings.speakers
         if had_audio and not self._ear.holds_audio:
+            await self._turns.drop()
             await self._send(events.audio_cleared())
         await self._send(events.session_updated(self._to_wire()))
 
@@ -260,6 +267,8 @@ class Session:
             due = await self._items.given_to(due, event.input)
         else:
             due = replace(due, failure=self._who.refusal_of(self._conversation.last_said))
+        if not event.out_of_band:
+            await self._turns.take_over()
         await self._responses.create(due)
 
     async def _send(self, event: events.ServerEvent) -> None:

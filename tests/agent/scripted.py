@@ -110,6 +110,7 @@ class ScriptedEngine:
         self.pencil = asyncio.Event()  # a transcript waits for it
         self.pencil.set()
         self.deaf = self.mute = self.cannot_write = False
+        self.written: str | None = None  # every transcript; None: it tells the voice
 
     def open_context(self) -> ScriptedContext:
         if self.full:
@@ -122,6 +123,9 @@ class ScriptedEngine:
         self.running += 1
         try:
             await self.pencil.wait()
+            if self.written is not None:
+                yield self.written
+                return
             yield f"voice {voice_of(heard.speech_embeds)} "
             if self.cannot_write:
                 raise CoreError("the pencil is broken")
