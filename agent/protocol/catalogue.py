@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from agent.protocol.client_events import MAX_AUDIO_END_MS, NO_WEBRTC
 from agent.protocol.fields import MAX_AUDIO_CHARS, MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS
+from agent.protocol.interruption import MAX_BACK_CHANNEL_CHARS, MAX_BACK_CHANNELS, MAX_HOLD_MS
 from agent.protocol.items import MAX_CONTENT_PARTS
 from agent.protocol.legacy import EVENTS, NOT_TOLD
 from agent.protocol.response_create import MAX_INPUT_ITEMS, MAX_METADATA_PAIRS
@@ -99,9 +100,7 @@ SERVER: Final = (
     Entry("wavllm.speaker", "extension", "who spoke: number in the session, name and id where known, confidence"),
     Entry("wavllm.speaker.named", "extension", "a voice has a name from now on; with `id`: also in later sessions"),
     Entry("wavllm.playback", "extension", "of a spoken reply: ms generated, sent, played, and certain in the history"),
-    Entry(
-        "wavllm.speech_ignored", "extension", "short speech into a reply, which goes on (`hold_ms`)"
-    ),
+    Entry("wavllm.speech_ignored", "extension", "short speech into a reply, which goes on (`hold_ms`)"),
     *(Entry(old, "legacy names only", f"instead of `{new}`") for old, new in EVENTS.items()),
     Entry("transcription_session.created", "legacy names only", "instead of `session.created`"),
     Entry("transcription_session.updated", "legacy names only", "instead of `session.updated`"),
@@ -144,6 +143,8 @@ LIMITS: Final = {
     "tools": f"{MAX_TOOLS}, each of {MAX_TOOL_CHARS} characters",
     "metadata": f"{MAX_METADATA_PAIRS} pairs",
     "max_output_tokens": f"{MAX_OUTPUT_TOKENS}, or what the server is configured for",
+    "hold_ms, short_ms": f"{MAX_HOLD_MS}",
+    "back_channels": f"{MAX_BACK_CHANNELS} phrases of {MAX_BACK_CHANNEL_CHARS} characters",
     "audio_end_ms": f"{MAX_AUDIO_END_MS // 3_600_000} hours",
 }
 INTRODUCTION: Final = f"""\
@@ -159,6 +160,12 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
 - Tools are offered to models whose own chat template shows how they are called (`<tool_call>` and JSON, as Hermes and
   Qwen have it); with any other they are refused. The shipped nano model writes no calls: the order that it confirms
   becomes one of `make_coffee`, where a client offers that function. `tool_choice` is `auto` or `none`.
+- What speech into a reply does is set by `session.wavllm.interruption`. As it stands, the reply stops at once, as with
+  OpenAI. When what stopped it turns out to be no words, or none but `back_channels`, the reply is taken up again where
+  it was cut, in a response that names the one before (`wavllm_resumes`); the model has no part in that, and
+  `resume: false` has such turns answered like any other. With `hold_ms` the reply goes on meanwhile: only so much
+  voice, or words, stop it, and `speech_started` is sent then; what ends before is told as `wavllm.speech_ignored` and is no
+  turn. Less voice than `short_ms` is no words, whatever it is taken for.
 - Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them.
 """
 

@@ -150,7 +150,7 @@ def advance(scene: Scene, floor: Floor, event: FloorEvent) -> Step:
             keeps = floor.doubtful and floor.owes
             return replace(floor, speech="none", doubtful=keeps), () if keeps else (LetGo(),)
         case TakenOver():
-            return Floor(unread=floor.unread), (LetGo(),)
+            return replace(floor, doubtful=False, owes=False), (LetGo(),)
     return floor, ()
 
 

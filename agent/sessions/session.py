@@ -209,6 +209,7 @@ class Session:
             case AudioCommit():
                 said = self._ear.take_committed()
                 await self._turns.take_over()
+                await self._turns.drop()
                 await self._turns.commit(said, ReplyDue(self._settings, self._mailbox.now_s))
             case AudioClear():
                 self._ear.clear()

@@ -39,6 +39,8 @@ class Metrics:
         self.tokens_per_s = histogram("tokens_per_second", "Of an answer, after its first token", TOKENS_PER_S)
         self.turns = counter("turns_total", "Turns that were heard")
         self.responses = counter("responses_total", "Answers that are over", "status", "reason")
+        self.resumed = counter("resumed_total", "Answers that went on after nothing had interrupted them")
+        self.ignored = counter("ignored_speech_total", "Short remarks into answers, which went on")
         self.errors = counter("errors_total", "Complaints sent to clients", "code")
         self.refusals = counter("refusals_total", "Clients turned away before a conversation", "code")
         self.closed = counter("closed_total", "Conversations that ended", "code")
@@ -64,6 +66,10 @@ class Observer:
                 self._committed_s = {event["item_id"]: self._clock()}  # one is heard at a time
             case "wavllm.speaker" if event["item_id"] in self._committed_s:
                 self._metrics.encoder_s.observe(self._clock() - self._committed_s.pop(event["item_id"]))
+            case "response.created" if "wavllm_resumes" in event:
+                self._metrics.resumed.inc()
+            case "wavllm.speech_ignored":
+                self._metrics.ignored.inc()
             case "response.done":
                 self._response_done(event)
             case "error":

@@ -14,6 +14,7 @@ from agent.config import AgentConfig, KeyConfig, VoiceConfig
 from agent.errors import AgentError
 from agent.hearing.ear import EarLimits
 from agent.hearing.vad import Vad, find_vad
+from agent.protocol.interruption import Interruption
 from agent.protocol.settings import SessionSettings
 from agent.protocol.speakers import SpeakerSettings
 from agent.protocol.turn_detection import TurnDetection
@@ -102,6 +103,7 @@ def build_options(
             voice=voice.name if voice else None,
             calls_tools=caller is not None,
             speakers=SpeakerSettings(config.speakers.policy, config.speakers.memory),
+            interruption=Interruption(turns.hold_ms, turns.short_ms, turns.back_channels, turns.resume),
         ),
         replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech, caller),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),
