@@ -164,8 +164,8 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
   OpenAI. When what stopped it turns out to be no words, or none but `back_channels`, the reply is taken up again where
   it was cut, in a response that names the one before (`wavllm_resumes`); the model has no part in that, and
   `resume: false` has such turns answered like any other. With `hold_ms` the reply goes on meanwhile: only so much
-  voice, or words, stop it, and `speech_started` is sent then; what ends before is told as `wavllm.speech_ignored` and is no
-  turn. Less voice than `short_ms` is no words, whatever it is taken for.
+  voice, or words, stop it, and `speech_started` is sent then; what ends before is told as `wavllm.speech_ignored` and
+  is no turn. Less voice than `short_ms` is no words, whatever it is taken for.
 - Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them.
 """
 
