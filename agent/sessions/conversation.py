@@ -30,6 +30,7 @@ class Calling:
 
     call_id: str
     call: Call
+    by_server: bool = False  # it answers the call, and no client does
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Conversation:
     @property
     def last_said(self) -> Item | None:
         """The newest thing that a person said or typed."""
-        return next((item for item in reversed(self.items) if item.role == "user" and not item.tool), None)
+        return last_said(self.items)
 
     def speaker_label(self, item: Item) -> str | None:
         """How people call who said an item; None: nobody knows."""
@@ -110,10 +111,11 @@ class Conversation:
 
     def check_call(self, call_id: str, others: Sequence[Item] = (), param: str = "item.call_id") -> None:
         """Raises ProtocolError when nothing can have come of this call, as there was none."""
-        items = [*self.items, *others]
-        if not any(isinstance(item.tool, Calling) and item.tool.call_id == call_id for item in items):
-            message = f"there is no function call {call_id!r} in this conversation"
-            raise ProtocolError("invalid_tool_call_id", message, param=param)
+        callings = [item.tool for item in (*self.items, *others) if isinstance(item.tool, Calling)]
+        calling = next((calling for calling in callings if calling.call_id == call_id), None)
+        if calling is None or calling.by_server:
+            why = "is answered by the server" if calling else "is none of this conversation"
+            raise ProtocolError("invalid_tool_call_id", f"the function call {call_id!r} {why}", param=param)
 
     def place_after(self, item_id: str) -> str | None:
         """Where `add` puts an item behind this one: at the end when this one is gone."""
@@ -186,6 +188,11 @@ class Conversation:
     def exchanges(self, waiting: bool = True) -> list[Exchange]:
         """What the model is given; see below."""
         return exchanges(self.items, waiting)
+
+
+def last_said(items: Sequence[Item]) -> Item | None:
+    """The newest thing in them that a person said or typed."""
+    return next((item for item in reversed(items) if item.role == "user" and not item.tool), None)
 
 
 def instructions(items: Sequence[Item], own: str) -> str:

@@ -126,7 +126,7 @@ def label(report: Any) -> str:
             return f"{type(report).__name__} {report.item.id}"
         case _:
             said = getattr(report, "said", None)
-            owner = getattr(report, "response_id", said.item_id if said else "")
+            owner = getattr(report, "call_id", None) or getattr(report, "response_id", said.item_id if said else "")
             return f"{type(report).__name__} {owner}".strip()
 
 

@@ -18,8 +18,9 @@ from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.protocol.tools import CANNOT_CALL, FunctionTool
+from agent.protocol.tools import CANNOT_CALL, FunctionTool, check_names
 from agent.sessions.conversation import Called, Item, exchanges, instructions
+from agent.sessions.functions import FunctionEnded, Functions
 from agent.sessions.generation import (
     ReplyBegun,
     ReplyCall,
@@ -33,7 +34,7 @@ from agent.sessions.generation import (
     write_reply,
 )
 from agent.sessions.response import ReplyDue, ReplyPlan, Response, Surroundings
-from agent.sessions.tool_calls import PlainReader, ToolCaller
+from agent.sessions.tool_calls import Call, PlainReader, ToolCaller
 from agent.speech.speaking import AudioChunk, Pace, SpeechOptions, speak
 from agent.voices.naming import name_speakers, seen_by_model
 from wavllm_core.engine.api import Context, Exchange, Sampling
@@ -41,6 +42,7 @@ from wavllm_core.errors import CapacityError
 
 AUDIO_TOKENS_PER_S: Final = 12.5
 MAX_BESIDE: Final = 4  # responses out of band at a time
+MAX_ROUNDS: Final = 8  # of calls that one response may have the server carry out
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +66,12 @@ class Responses:
         tasks: asyncio.TaskGroup,
         report: Callable[[ReplyReport], Awaitable[None]],
         around: Surroundings,
+        functions: Functions,
         timer: Callable[[], float],
     ) -> None:
         """timer: the clock that audio is paced by"""
         self._context, self._options, self._around = context, options, around
-        self._tasks, self._report, self._timer = tasks, report, timer
+        self._tasks, self._report, self._functions, self._timer = tasks, report, functions, timer
         self._conversation_id = around.new_id("conv")
         self._active: Response | None = None
         self._beside: dict[str, Response] = {}  # out of band
@@ -98,7 +101,7 @@ class Responses:
         if self._active:
             return
         items = self._around.conversation.items
-        tools = _usable(settings, ResponseCreate())
+        tools = self._usable(settings, ResponseCreate())
         history = self._seen(settings, [*exchanges(items, waiting=False), exchange])
         told = self._instructions(items, settings.instructions, tools)
         self._context.speculate(told, history, self._limited(settings.max_output_tokens))
@@ -106,7 +109,7 @@ class Responses:
     def prepare(self, settings: SessionSettings) -> None:
         """Have the model read what was said, while nobody waits for it."""
         items = self._around.conversation.items
-        told = self._instructions(items, settings.instructions, _usable(settings, ResponseCreate()))
+        told = self._instructions(items, settings.instructions, self._usable(settings, ResponseCreate()))
         self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False)))
 
     def check(self, due: ReplyDue) -> None:
@@ -117,6 +120,7 @@ class Responses:
             raise ProtocolError("invalid_value", message, param="response.output_modalities")
         if asked.tools and not self._options.caller:
             raise ProtocolError("unsupported_parameter", f"response.tools: {CANNOT_CALL}", param="response.tools")
+        check_names(asked.tools or (), due.settings.own_functions, "response.tools")
         if asked.out_of_band and len(self._beside) >= MAX_BESIDE:
             message = f"{MAX_BESIDE} responses outside the conversation are under way already"
             raise ProtocolError("too_many_responses", message, param="response.conversation")
@@ -195,8 +199,26 @@ class Responses:
             await self._end(response, "cancelled", reason="client_cancelled")
         await self._around.send(item_truncated(item_id, audio_end_ms))
 
-    async def take(self, report: ReplyReport) -> None:
-        """Pass on what the model said; nothing when that response is over."""
+    async def resume(self) -> None:
+        """Have the model go on, where the server has answered the calls and all that was said is in writing."""
+        response = self._active
+        if response is None or not response.rounds or response.pending or response.busy:
+            return
+        if response.asks_client:
+            self._forget(response)
+            await response.complete()
+            await self._go_on()
+        elif response.rounds == MAX_ROUNDS:
+            why = f"the model called functions {MAX_ROUNDS} times in a row; it is not asked again"
+            await self._end(response, "failed", failure=why)
+        elif response.tokens >= response.plan.sampling.max_tokens:
+            await self._end(response, "incomplete", reason="max_output_tokens")
+        else:
+            response.plan = self._plan(response.plan.due, [*response.plan.items, *response.take_made()])
+            self._ask(response)
+
+    async def take(self, report: ReplyReport | FunctionEnded) -> None:
+        """Pass on what the model said, or the server did; nothing when that response is over."""
         response = self._find(report.response_id)
         if response is None:
             return
@@ -211,11 +233,24 @@ class Responses:
                     await self._tell_voice_lost(response, why)
                 report.taken.set()
             case ReplyCall():
-                await response.call(report.call)
+                await self._take_call(response, report.call)
+            case FunctionEnded():
+                await response.answer(report.call_id, report.outcome)
+            case ReplyEnded() if response.pending and not report.failure:
+                response.busy, response.rounds = False, response.rounds + 1
+                work = self._functions.carry_out(response.id, [*response.pending.values()], response.plan.asker)
+                response.task = self._tasks.create_task(work, name=f"functions of {response.id}")
             case ReplyEnded():
                 self._forget(response)
                 await (response.end("failed", failure=report.failure) if report.failure else response.complete())
                 await self._go_on()
+
+    async def _take_call(self, response: Response, call: Call) -> None:
+        by_server = self._functions.answers(call, response.plan.asker)
+        if by_server and response.out_of_band:  # it has no history to go on from
+            await self._end(response, "failed", failure=self._functions.refusal(call, response.plan.asker))
+        else:
+            await response.call(call, by_server=by_server)
 
     def _find(self, response_id: str) -> Response | None:
         if self._active and self._active.id == response_id:
@@ -229,10 +264,16 @@ class Responses:
             return
         context = self._open_context() if response.out_of_band else self._context
         response.context = context
-        work = self._generate(response.id, response.plan, response.pace, context)
-        response.task = self._tasks.create_task(work, name=f"reply {response.id}")
+        task = self._ask(response)
         if context is not self._context:
-            response.task.add_done_callback(lambda _: context.close())
+            task.add_done_callback(lambda _: context.close())
+
+    def _ask(self, response: Response) -> asyncio.Task[None]:
+        """Have the model write, for the first time or when the server has answered its calls."""
+        response.busy = True
+        work = self._generate(response, response.plan, response.context or self._context)
+        response.task = self._tasks.create_task(work, name=f"reply {response.id}")
+        return response.task
 
     def _open_context(self) -> Context:
         """For a response out of band; where there is no room, it waits for the conversation's own replies."""
@@ -241,18 +282,19 @@ class Responses:
         except CapacityError:
             return self._context
 
-    async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
+    async def _generate(self, response: Response, plan: ReplyPlan, context: Context) -> None:
         caller, given = self._options.caller, plan.given
         reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
-        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
+        sampling = replace(plan.sampling, max_tokens=plan.sampling.max_tokens - response.tokens)
+        written = context.reply(plan.instructions, plan.history, sampling) if given is None else quote(given)
         names = self._around.conversation.names
         asked = name_speakers(written, names) if names and given is None else written
         reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
         if plan.speech:
-            pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)
-            await speak_reply(response_id, reply, pieces, self._report)
+            pieces = partial(speak, options=plan.speech, pace=response.pace, clock=self._timer)
+            await speak_reply(response.id, reply, pieces, self._report)
         else:
-            await write_reply(response_id, reply, self._report)
+            await write_reply(response.id, reply, self._report)
 
     async def _end(
         self, response: Response, ending: Ending, *, reason: str | None = None, failure: str | None = None
@@ -281,7 +323,8 @@ class Responses:
             await self._around.send(error(ProtocolError("voice_failed", message), kind="server_error"))
 
     def _new_response(self, due: ReplyDue, conversation_id: str | None, pace: Pace) -> Response:
-        asked, plan = due.overrides, self._plan(due)
+        asked = due.overrides
+        plan = self._plan(due, [*self._around.conversation.items] if due.input is None else due.input)
         events = ReplyEvents(
             self._around.new_id("resp"),
             conversation_id,
@@ -292,16 +335,16 @@ class Responses:
         )
         return Response(events, plan, pace, self._around)
 
-    def _plan(self, due: ReplyDue) -> ReplyPlan:
-        """The settings as they were, with what was asked of this response."""
-        settings, asked, conversation = due.settings, due.overrides, self._around.conversation
-        items = conversation.items if due.input is None else due.input
-        tools = _usable(settings, asked)
+    def _plan(self, due: ReplyDue, items: Sequence[Item]) -> ReplyPlan:
+        """The settings as they were, with what was asked of this response; `items` are what it answers."""
+        settings, asked = due.settings, due.overrides
+        tools = self._usable(settings, asked)
         own = settings.instructions if asked.instructions is None else asked.instructions
         told = self._instructions(items, own, tools)
         parallel = settings.parallel_tool_calls if asked.parallel_tool_calls is None else asked.parallel_tool_calls
         return ReplyPlan(
             due,
+            items,
             told,
             self._seen(settings, exchanges(items)),
             self._limited(asked.max_output_tokens or settings.max_output_tokens),
@@ -310,7 +353,7 @@ class Responses:
             parallel,
             self._count_input(items, told),
             self._given(asked, items),
-            conversation.last_id or "root",
+            self._around.conversation.last_id or "root",
         )
 
     def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
@@ -340,9 +383,9 @@ class Responses:
     def _new_pace(self) -> Pace:
         return Pace(self._options.speech.lead_s if self._options.speech else 0)
 
-
-def _usable(settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
-    """The functions that a response may call."""
-    choice = asked.tool_choice or settings.tool_choice
-    tools = settings.tools if asked.tools is None else asked.tools
-    return () if choice == "none" else tools
+    def _usable(self, settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
+        """The functions that a response may call: the client's, and in the conversation the server's own."""
+        choice = asked.tool_choice or settings.tool_choice
+        tools = settings.tools if asked.tools is None else asked.tools
+        own = () if asked.out_of_band else self._functions.offered
+        return () if choice == "none" else (*tools, *own)
