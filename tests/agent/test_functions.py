@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from agent.config import AgentConfig, FunctionsConfig
+from agent.sessions.recording import Recording
+from agent.sessions.replay import replay
+from agent.sessions.responses import MAX_ROUNDS
+from agent.transport.server import build_options
 from tests.agent.harness import Client, Event, running, talking, turn
-from tests.agent.scripted import ScriptedEngine, ScriptedVoice
+from tests.agent.scripted import LoudnessVad, ScriptedEngine, ScriptedVoice, silence, speech
 from tests.agent.test_attribution import know
 from tests.agent.test_items import create, message
 from tests.agent.test_tools import BREW, calling_config
@@ -153,3 +157,159 @@ async def test_who_may(tmp_path: Path, who: Any, voice: int | None, may: bool, n
             assert output["error"] == ended[0]["error"]["message"]
             assert output["error"].startswith(f"{name} is only for ")
     assert "<tool_response>" in engine.asked[1][1][-1].text, "the model is told, too"
+
+
+async def test_a_name_that_a_client_gives_a_voice_opens_nothing(tmp_path: Path) -> None:
+    engine = saying("Hello.", call("get_time"), "No.")
+    async with serving(engine, tmp_path, allowed={"get_time": ["Anna"]}) as client:
+        await client.append(turn(400, 3))
+        await client.until("response.done")
+        await client.send("wavllm.speaker.name", number=1, name="Anna")
+        await client.until("wavllm.speaker.named")
+        await client.append(turn(400, 3))
+        await client.until("response.done")
+        assert told(client)[-1]["error"]["code"] == "not_allowed"
+
+
+async def test_replies_are_spoken_before_and_after_a_call(tmp_path: Path) -> None:
+    engine = saying("Let me look. " + call("get_time"), "It is late.")
+    async with serving(engine, tmp_path) as client:
+        response = await ask(client, output_modalities=["audio"])
+        assert [item["content"][0]["transcript"] for item in response["output"]] == ["Let me look.", "It is late."]
+        sound = {event["item_id"] for event in told(client, "response.output_audio.delta")}
+        assert sound == {item["id"] for item in response["output"]}
+
+
+async def test_functions_of_the_server_keep_their_names(tmp_path: Path) -> None:
+    clash = [BREW, {"type": "function", "name": "get_time"}]
+    async with serving(ScriptedEngine(), tmp_path) as client:
+        for kind, name in (("session.update", "session"), ("response.create", "response")):
+            await client.send(kind, **{name: {"tools": clash}})
+            complaint = await client.complaint()
+            assert (complaint["code"], complaint["param"]) == ("invalid_value", f"{name}.tools[1].name")
+            assert "the server has a function 'get_time' of its own" in complaint["message"]
+        assert (await client.configure())["session"]["tools"] == []
+
+
+async def test_a_client_answers_no_call_of_the_server(tmp_path: Path) -> None:
+    async with serving(saying(call("get_time"), "Late."), tmp_path) as client:
+        await ask(client)
+        output = {"type": "function_call_output", "call_id": told(client)[0]["call_id"], "output": "noon"}
+        await client.send("conversation.item.create", item=output)
+        complaint = await client.complaint()
+        assert complaint["code"] == "invalid_tool_call_id"
+        assert "is answered by the server" in complaint["message"]
+
+
+async def test_with_a_call_for_the_client_the_response_ends_and_goes_on_when_it_asks(tmp_path: Path) -> None:
+    engine = saying(call("get_time") + call("brew", cups=2), "Two at noon.")
+    async with serving(engine, tmp_path) as client:
+        await client.configure(tools=[BREW])
+        (brew,) = (await ask(client))["output"]
+        assert (brew["name"], told(client)[-1]["status"]) == ("brew", "completed")
+        await create(client, {"type": "function_call_output", "call_id": brew["call_id"], "output": "brewed"})
+        assert (await ask(client))["output"][0]["content"][0]["text"] == "Two at noon."
+    last = engine.asked[-1][1][-1].text
+    assert last.count("<tool_response>") == 2
+    assert "brewed" in last
+
+
+async def test_what_is_wrong_with_a_call_is_told_to_the_model_and_the_client(tmp_path: Path) -> None:
+    engine = saying(call("set_timer", seconds="five"), call("cancel_timer", name="tea"), "Sorry.")
+    async with serving(engine, tmp_path) as client:
+        assert (await ask(client))["status"] == "completed"
+        errors = [event["error"] for event in told(client) if event["status"] == "failed"]
+        assert [error["code"] for error in errors] == ["invalid_arguments", "unknown"]
+        assert errors[0]["message"] == "seconds: 'five' is not of type 'number'"
+        assert [output["code"] for output in outputs(client)] == ["invalid_arguments", "unknown"]
+
+
+async def test_a_model_that_only_calls_is_stopped(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    engine.words = [call("get_time")]
+    async with serving(engine, tmp_path) as client:
+        response = await ask(client)
+        assert response["status_details"]["error"]["message"].startswith(
+            f"the model called functions {MAX_ROUNDS} times"
+        )
+        assert len(outputs(client)) == len(engine.asked) == MAX_ROUNDS
+        engine.words = ["Well."]
+        assert (await ask(client))["status"] == "completed"
+
+
+async def test_all_rounds_share_the_tokens_of_a_response(tmp_path: Path) -> None:
+    engine = saying(call("get_time"), call("get_time"))
+    async with serving(engine, tmp_path) as client:
+        response = await ask(client, max_output_tokens=6)
+        assert (response["status"], response["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+    assert [sampling.max_tokens for _, _, sampling in engine.asked] == [6, 2]
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "failed"])
+async def test_a_call_that_is_not_answered_before_the_end_says_so(tmp_path: Path, ending: str) -> None:
+    engine = ScriptedEngine()
+    engine.words = [call("get_time"), "and"]
+    engine.go_on.clear()
+    async with serving(engine, tmp_path) as client:
+        await client.send("response.create")
+        await client.until("wavllm.function")
+        if ending == "cancelled":
+            await client.send("response.cancel")
+        else:
+            engine.mute = True
+            engine.go_on.set()
+        assert (await client.until("response.done"))["response"]["status"] == ending
+        assert told(client)[-1]["error"]["code"] == outputs(client)[0]["code"] == "interrupted"
+        engine.mute, engine.words = False, ["Go on."]
+        engine.go_on.set()
+        assert (await ask(client))["status"] == "completed"
+
+
+async def test_out_of_band_nothing_is_called_by_the_server(tmp_path: Path) -> None:
+    engine = saying("Hello.", call("brew"))
+    async with serving(engine, tmp_path, allowed={"brew": ["Anna"]}) as client:
+        await client.configure(tools=[BREW])
+        assert (await ask(client, conversation="none"))["status"] == "completed"
+        response = await ask(client, conversation="none")
+        assert response["status_details"]["error"]["message"] == "brew is only for Anna"
+        engine.replies = [["Nothing."]]
+        await ask(client, tool_choice="none")
+    assert ["get_time" in told for told, _, _ in engine.asked] == [False, False, False]
+
+
+async def test_a_timer_waits_until_nobody_speaks(tmp_path: Path) -> None:
+    engine = saying(call("set_timer", seconds=0.01), "Right.", "You were saying?", "It is over.")
+    async with serving(engine, tmp_path) as client:
+        await client.append(speech(400))
+        await client.until("input_audio_buffer.speech_started")
+        await client.send("response.create")
+        await client.until("response.done")
+        if "over" not in [news["status"] for news in told(client, "wavllm.timer")]:
+            assert (await client.until("wavllm.timer"))["status"] == "over"
+        await client.append(silence(600))
+        for text in ("You were saying?", "It is over."):
+            response = (await client.until("response.done"))["response"]
+            assert response["output"][0]["content"][0]["text"] == text
+
+
+async def test_a_timer_ends_with_its_conversation(tmp_path: Path) -> None:
+    """That nothing is left is seen to by the harness."""
+    async with serving(saying(call("set_timer", seconds=600), "Right."), tmp_path) as client:
+        await ask(client)
+        assert told(client, "wavllm.timer")[0]["left_s"] == 600
+
+
+async def test_a_session_with_functions_can_be_held_again(tmp_path: Path) -> None:
+    setting, over = [call("set_timer", seconds=0.01), "Right."], ["Over."]
+    replies = [call("get_time"), "Late.", *setting, *over, call("list_timers"), "None."]
+    config = configured(tmp_path)
+    (folder := tmp_path / "recordings").mkdir()
+    config = replace(config, server=replace(config.server, recordings=folder))
+    async with running(saying(*replies), config) as port, talking(port) as client:
+        await ask(client)
+        await ask(client)
+        await client.until("response.done")
+        await ask(client)
+    (file,) = folder.glob("*.jsonl")
+    options = build_options(config, LoudnessVad, lambda _: None)
+    assert await replay(Recording.read(file), saying(*replies), options) is None

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,9 +17,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from agent.functions.permissions import Permissions
 from agent.hearing.ear import EarLimits
 from agent.protocol.settings import SessionSettings
 from agent.protocol.turn_detection import TurnDetection
+from agent.sessions.functions import FunctionOptions
+from agent.sessions.mailbox import LiveMailbox
 from agent.sessions.names import Names
 from agent.sessions.responses import ReplyOptions
 from agent.sessions.session import Session, SessionOptions
@@ -33,7 +36,21 @@ from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.errors import CoreError
 
 CALL = '<tool_call>{"name": "brew", "arguments": {}}</tool_call>'
-REPLIES = [[], ["Yes."], ["One. ", "Two. ", "Three."], ["Wait. ", CALL], [CALL, CALL], ["Hm ", "<tool_call>oops"]]
+TIME = CALL.replace("brew", "get_time")
+TIMER = '<tool_call>{"name": "set_timer", "arguments": {"seconds": 9}}</tool_call>'
+FORBIDDEN = CALL.replace("brew", "unlock")
+REPLIES = [
+    [],
+    ["Yes."],
+    ["One. ", "Two. ", "Three."],
+    ["Wait. ", CALL],
+    [CALL, CALL],
+    ["Hm ", "<tool_call>oops"],
+    [TIME],
+    [TIMER, "Wait."],
+    ["Wait. ", TIMER, CALL],
+    [FORBIDDEN],
+]
 RUSH: dict[str, dict[str, Any]] = {
     "cancel": {"type": "response.cancel"},
     "answer": {"type": "response.create"},
@@ -82,6 +99,22 @@ class SteppedEngine(ScriptedEngine):
             self.running -= 1
 
 
+class SteppedMailbox(LiveMailbox):
+    """In which time passes when somebody says so."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.asleep: list[asyncio.Event] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.asleep.append(asyncio.Event())
+        await self.asleep[-1].wait()
+
+    def wake(self) -> None:
+        for sleeper in self.asleep:
+            sleeper.set()
+
+
 class SessionMachine(RuleBasedStateMachine):
     @initialize()
     def client_comes(self) -> None:
@@ -97,6 +130,7 @@ class SessionMachine(RuleBasedStateMachine):
             EarLimits(2_000, 1_000, LoudnessVad),
             SpeakerOptions(),
             "test",
+            functions=FunctionOptions(("time", "timers"), Permissions({"unlock": "enrolled"})),
         )
 
         async def send(message: str) -> None:
@@ -107,7 +141,9 @@ class SessionMachine(RuleBasedStateMachine):
             self.sent += 1
             await asyncio.sleep(0)  # as sockets do: meanwhile others go on
 
-        self.session = Session(self.engine, options, send, lambda: self.now_s, new_id=Names("seed"))
+        self.mailbox = SteppedMailbox(lambda: self.now_s)
+        names = Names("seed")
+        self.session = Session(self.engine, options, send, lambda: self.now_s, mailbox=self.mailbox, new_id=names)
         self.task = self.loop.create_task(self.session.run(), name="session")
         self.settle()
 
@@ -195,8 +231,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.instructions = f"version {self.sent}"
         turns = detection and {"type": "server_vad"} | detection
         sound = {"turn_detection": turns, "transcription": {"model": "any"} if transcribed else None}
-        tool = {"type": "function", "name": "brew"}
-        session = {"instructions": self.instructions, "output_modalities": [modality], "tools": [tool]}
+        tools = [{"type": "function", "name": name} for name in ("brew", "unlock")]
+        session = {"instructions": self.instructions, "output_modalities": [modality], "tools": tools}
         said = self.say("session.update", session=session | {"audio": {"input": sound}})
         assert said[-1]["type"] == "session.updated"
 
@@ -271,6 +307,8 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def time_passes(self) -> None:
         self.now_s += 1.0
+        self.mailbox.wake()
+        self.settle()
 
     def teardown(self) -> None:
         if not hasattr(self, "task"):  # never begun
