@@ -40,6 +40,7 @@ class Metrics:
         self.turns = counter("turns_total", "Turns that were heard")
         self.responses = counter("responses_total", "Answers that are over", "status", "reason")
         self.errors = counter("errors_total", "Complaints sent to clients", "code")
+        self.calls = counter("calls_total", "Function calls that the server has answered", "status")
         self.refusals = counter("refusals_total", "Clients turned away before a conversation", "code")
         self.closed = counter("closed_total", "Conversations that ended", "code")
         self.throttled = counter("throttled_messages_total", "Messages that came too fast and had to wait")
@@ -66,6 +67,8 @@ class Observer:
                 self._metrics.encoder_s.observe(self._clock() - self._committed_s.pop(event["item_id"]))
             case "response.done":
                 self._response_done(event)
+            case "wavllm.function" if event["status"] != "in_progress":
+                self._metrics.calls.labels(event["status"]).inc()
             case "error":
                 self._metrics.errors.labels(event["error"]["code"]).inc()
 

@@ -21,6 +21,7 @@ from tests.agent.scripted import LoudnessVad, ScriptedEngine, ScriptedVoice, sil
 from tests.agent.test_attribution import know
 from tests.agent.test_items import create, message
 from tests.agent.test_tools import BREW, calling_config
+from tests.agent.test_transport import figures
 
 OWN = ["get_time", "set_timer", "list_timers", "cancel_timer"]
 
@@ -222,6 +223,7 @@ async def test_what_is_wrong_with_a_call_is_told_to_the_model_and_the_client(tmp
         assert [error["code"] for error in errors] == ["invalid_arguments", "unknown"]
         assert errors[0]["message"] == "seconds: 'five' is not of type 'number'"
         assert [output["code"] for output in outputs(client)] == ["invalid_arguments", "unknown"]
+        assert (await figures(client.socket.remote_address[1]))["wavllm_calls_total failed"] == 2
 
 
 async def test_a_model_that_only_calls_is_stopped(tmp_path: Path) -> None:

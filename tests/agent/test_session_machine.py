@@ -39,18 +39,9 @@ CALL = '<tool_call>{"name": "brew", "arguments": {}}</tool_call>'
 TIME = CALL.replace("brew", "get_time")
 TIMER = '<tool_call>{"name": "set_timer", "arguments": {"seconds": 9}}</tool_call>'
 FORBIDDEN = CALL.replace("brew", "unlock")
-REPLIES = [
-    [],
-    ["Yes."],
-    ["One. ", "Two. ", "Three."],
-    ["Wait. ", CALL],
-    [CALL, CALL],
-    ["Hm ", "<tool_call>oops"],
-    [TIME],
-    [TIMER, "Wait."],
-    ["Wait. ", TIMER, CALL],
-    [FORBIDDEN],
-]
+REPLIES = [[], ["Yes."], ["One. ", "Two. ", "Three."], ["Wait. ", CALL], [CALL, CALL], ["Hm ", "<tool_call>oops"]]
+FOR_SERVER = [[TIME], [TIMER, "Wait."], ["Wait. ", TIMER, CALL], [FORBIDDEN]]
+TOOLS = [{"type": "function", "name": name} for name in ("brew", "unlock")]
 RUSH: dict[str, dict[str, Any]] = {
     "cancel": {"type": "response.cancel"},
     "answer": {"type": "response.create"},
@@ -231,8 +222,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.instructions = f"version {self.sent}"
         turns = detection and {"type": "server_vad"} | detection
         sound = {"turn_detection": turns, "transcription": {"model": "any"} if transcribed else None}
-        tools = [{"type": "function", "name": name} for name in ("brew", "unlock")]
-        session = {"instructions": self.instructions, "output_modalities": [modality], "tools": tools}
+        session = {"instructions": self.instructions, "output_modalities": [modality], "tools": TOOLS}
         said = self.say("session.update", session=session | {"audio": {"input": sound}})
         assert said[-1]["type"] == "session.updated"
 
@@ -273,7 +263,16 @@ class SessionMachine(RuleBasedStateMachine):
             self.engine.ink.release()
             self.settle()
 
-    @rule(script=st.sampled_from(REPLIES), fails=st.booleans(), deaf=st.booleans(), broken=st.booleans())
+    @rule(script=st.sampled_from(FOR_SERVER), words=st.integers(1, 8))
+    def model_calls_the_server(self, script: list[str], words: int) -> None:
+        self.say("session.update", session={"type": "realtime", "tools": TOOLS})
+        self.engine.script, self.engine.fails = script, False
+        self.say("response.create")
+        self.model_writes(words)
+
+    @rule(
+        script=st.sampled_from([*REPLIES, *FOR_SERVER]), fails=st.booleans(), deaf=st.booleans(), broken=st.booleans()
+    )
     def things_go_differently(self, script: list[str], fails: bool, deaf: bool, broken: bool) -> None:
         self.engine.script, self.engine.fails, self.engine.deaf = script, fails, deaf
         self.voice.broken = broken
