@@ -6,7 +6,7 @@ Timers belong to one conversation, and end with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -48,7 +48,7 @@ class TimerNews:
     @property
     def output(self) -> Values:
         """Of one that is over: what came of the call that set it, at last."""
-        return {"timer": self.name, "status": self.status, "say": f"{self.name.capitalize()} is over."}
+        return {"timer": self.name, "status": self.status, "say": f"{_begin(self.name)} is over."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Timers:
         self,
         tasks: asyncio.TaskGroup,
         sleep: Callable[[float], Awaitable[None]],
-        report: Callable[[TimerNews], Awaitable[None]],
+        report: Callable[[TimerNews], Coroutine[Any, Any, None]],
     ) -> None:
         """sleep: takes seconds"""
         self._tasks, self._sleep, self._report = tasks, sleep, report
@@ -95,14 +95,14 @@ class Timers:
         seconds, name = arguments["seconds"], arguments.get("name", "").strip() or self._free_name()
         if name.casefold() in self._running:
             raise FunctionError("exists", f"there is a timer {name!r} already")
+        self._tell(TimerNews(asked.call_id, name, "set", seconds))
         task = self._tasks.create_task(self._wait(asked.call_id, name, seconds), name=f"timer {name}")
         self._running[name.casefold()] = _Timer(asked.call_id, name, asked.now_s + seconds, task)
-        await self._report(TimerNews(asked.call_id, name, "set", seconds))
-        return {"name": name, "seconds": seconds, "say": f"{name.capitalize()}: {_spoken(seconds)}."}
+        return {"name": name, "seconds": seconds, "say": f"{_begin(name)}: {_spoken(seconds)}."}
 
     async def _list(self, arguments: Values, asked: Asked) -> Values:
         left = {timer.name: max(0.0, round(timer.due_s - asked.now_s, 1)) for timer in self._running.values()}
-        said = ". ".join(f"{name.capitalize()}: {_spoken(seconds)} left" for name, seconds in left.items())
+        said = ". ".join(f"{_begin(name)}: {_spoken(seconds)} left" for name, seconds in left.items())
         timers = [{"name": name, "seconds_left": seconds} for name, seconds in left.items()]
         return {"timers": timers, "say": f"{said or 'No timer is running'}."}
 
@@ -113,12 +113,16 @@ class Timers:
             running = ", ".join(timer.name for timer in self._running.values()) or "none"
             raise FunctionError("unknown", f"there is no timer {wanted!r}; running: {running}")
         timer.task.cancel()
-        await self._report(TimerNews(asked.call_id, timer.name, "cancelled"))
-        return {"name": timer.name, "say": f"{timer.name.capitalize()} is cancelled."}
+        self._tell(TimerNews(asked.call_id, timer.name, "cancelled"))
+        return {"name": timer.name, "say": f"{_begin(timer.name)} is cancelled."}
 
     async def _wait(self, call_id: str, name: str, seconds: float) -> None:
         await self._sleep(seconds)
         await self._report(TimerNews(call_id, name, "over"))
+
+    def _tell(self, news: TimerNews) -> None:
+        """In a task, as nothing that was done may be called off because whoever is told is busy."""
+        self._tasks.create_task(self._report(news), name=f"tell of timer {news.name}")
 
     def _free_name(self) -> str:
         return next(name for number in range(1, MAX_TIMERS + 1) if (name := f"timer {number}") not in self._running)
@@ -132,6 +136,11 @@ def _parameters(*required: str, **properties: Any) -> Values:
         "required": list(required),
         "additionalProperties": False,
     }
+
+
+def _begin(name: str) -> str:
+    """A sentence with it."""
+    return name[:1].upper() + name[1:]
 
 
 def _spoken(seconds: float) -> str:

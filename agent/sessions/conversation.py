@@ -31,6 +31,7 @@ class Calling:
     call_id: str
     call: Call
     by_server: bool = False  # it answers the call, and no client does
+    refusal: str | None = None  # why nothing is done, if the server refuses the call
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ def instructions(items: Sequence[Item], own: str) -> str:
 
 
 def exchanges(items: Sequence[Item], waiting: bool = True) -> list[Exchange]:
-    """What the model is given, oldest first; what several calls gave is one turn.
+    """What the model is given, oldest first; what several calls gave is one turn, seen even if nothing was said of it.
 
     waiting: the last one is the one to answer, so it has no reply; where nothing waits for an answer there
         is an empty one at the end: speak unasked. False: all of it is past, and audio with it
@@ -215,6 +216,8 @@ def exchanges(items: Sequence[Item], waiting: bool = True) -> list[Exchange]:
         if item.role == "user" and outputs and item.tool:
             found[-1] = replace(found[-1], text=f"{found[-1].text}\n{item.text}")
         elif item.role == "user":
+            if outputs:
+                found[-1] = replace(found[-1], reply=found[-1].reply or "")
             found.append(Exchange(item.text, item.heard if waiting else None, item.speaker))
         elif item.role == "assistant" and found:
             said = found[-1].reply

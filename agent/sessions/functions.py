@@ -50,9 +50,11 @@ class Functions:
         tasks: asyncio.TaskGroup,
         mailbox: Mailbox,
         now_s: Callable[[], float],
+        new_id: Callable[[str], str],
     ) -> None:
         """person_of: under which name whoever said an item was enrolled; now_s: Unix time"""
-        self._permissions, self._person_of, self._now_s = options.permissions, person_of, now_s
+        self._permissions, self._person_of = options.permissions, person_of
+        self._now_s, self._new_id = now_s, new_id
         self._report: Callable[[FunctionEnded | TimerNews], Awaitable[None]] = mailbox.report
         self._timers = Timers(tasks, mailbox.sleep, mailbox.report)
         offers = {"time": time_functions, "timers": self._timers.functions}
@@ -60,20 +62,17 @@ class Functions:
         self._over: list[TimerNews] = []  # that nobody was told of yet
         self.offered: tuple[FunctionTool, ...] = self._own.offered
 
-    def answers(self, call: Call, asker: Item | None) -> bool:
-        """Whether a call is the server's: it carries it out, or refuses it to whoever said `asker`."""
-        return call.name in self._own or self.refusal(call, asker) is not None
+    def judge(self, call: Call, asker: Item | None) -> Calling:
+        """Whose a call is, and whether whoever said `asker` may have it made; a refusal is the server's answer."""
+        refusal = self._permissions.refusal(call.name, self._person_of(asker))
+        return Calling(self._new_id("call"), call, call.name in self._own or refusal is not None, refusal)
 
-    def refusal(self, call: Call, asker: Item | None) -> str | None:
-        """Why whoever said this item may not have that done, if so."""
-        return self._permissions.refusal(call.name, self._person_of(asker))
-
-    async def carry_out(self, response_id: str, callings: Sequence[Calling], asker: Item | None) -> None:
+    async def carry_out(self, response_id: str, callings: Sequence[Calling]) -> None:
         """Report what comes of calls that are the server's."""
-        now_s, refusals = self._now_s(), [self.refusal(calling.call, asker) for calling in callings]
-        for calling, refusal in zip(callings, refusals, strict=True):
-            if refusal:
-                outcome = Outcome.failure(NOT_ALLOWED, refusal)
+        now_s = self._now_s()
+        for calling in callings:
+            if calling.refusal:
+                outcome = Outcome.failure(NOT_ALLOWED, calling.refusal)
             else:
                 outcome = await self._own.carry_out(calling.call, Asked(calling.call_id, now_s))
             await self._report(FunctionEnded(response_id, calling.call_id, outcome))

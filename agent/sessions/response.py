@@ -18,7 +18,7 @@ from agent.protocol.server_events import ServerEvent, function_told, item_added,
 from agent.protocol.settings import SessionSettings
 from agent.protocol.tools import FunctionTool
 from agent.sessions.conversation import Called, Calling, Conversation, Item, last_said
-from agent.sessions.tool_calls import Call, ToolCaller
+from agent.sessions.tool_calls import ToolCaller
 from agent.speech.alignment import Alignment
 from agent.speech.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost
 from agent.speech.voice import VOICE_RATE
@@ -141,16 +141,16 @@ class Response:
                 return why
         return None
 
-    async def call(self, call: Call, *, by_server: bool) -> None:
+    async def call(self, calling: Calling) -> None:
         """The model calls a function: one more item. What the server answers is no output that a client acts on."""
         await self._close_message()
         around = self._around
         assert around.caller
-        calling = Calling(around.new_id("call"), call, by_server)
+        call = calling.call
         item = Item(around.new_id("item"), "assistant", around.caller.write_call(call), tool=calling)
         item.tokens = around.engine.count_tokens(item.text)
         self.tokens += item.tokens
-        if by_server:
+        if calling.by_server:
             self.pending[calling.call_id] = calling
             await self._add(item)
             await around.send(function_told(self.id, calling.call_id, call.name, "in_progress"))

@@ -19,7 +19,7 @@ from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
 from agent.protocol.tools import CANNOT_CALL, FunctionTool, check_names
-from agent.sessions.conversation import Called, Item, exchanges, instructions
+from agent.sessions.conversation import Called, Item, exchanges, instructions, last_said
 from agent.sessions.functions import FunctionEnded, Functions
 from agent.sessions.generation import (
     ReplyBegun,
@@ -102,7 +102,7 @@ class Responses:
             return
         items = self._around.conversation.items
         tools = self._usable(settings, ResponseCreate())
-        history = self._seen(settings, [*exchanges(items, waiting=False), exchange])
+        history = self._seen(settings, [*exchanges(items, waiting=False), exchange], exchange.speaker)
         told = self._instructions(items, settings.instructions, tools)
         self._context.speculate(told, history, self._limited(settings.max_output_tokens))
 
@@ -110,7 +110,7 @@ class Responses:
         """Have the model read what was said, while nobody waits for it."""
         items = self._around.conversation.items
         told = self._instructions(items, settings.instructions, self._usable(settings, ResponseCreate()))
-        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False)))
+        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False), _speaker(items)))
 
     def check(self, due: ReplyDue) -> None:
         """Raises ProtocolError when what the client asks for cannot be."""
@@ -238,7 +238,7 @@ class Responses:
                 await response.answer(report.call_id, report.outcome)
             case ReplyEnded() if response.pending and not report.failure:
                 response.busy, response.rounds = False, response.rounds + 1
-                work = self._functions.carry_out(response.id, [*response.pending.values()], response.plan.asker)
+                work = self._functions.carry_out(response.id, [*response.pending.values()])
                 response.task = self._tasks.create_task(work, name=f"functions of {response.id}")
             case ReplyEnded():
                 self._forget(response)
@@ -246,11 +246,11 @@ class Responses:
                 await self._go_on()
 
     async def _take_call(self, response: Response, call: Call) -> None:
-        by_server = self._functions.answers(call, response.plan.asker)
-        if by_server and response.out_of_band:  # it has no history to go on from
-            await self._end(response, "failed", failure=self._functions.refusal(call, response.plan.asker))
+        calling = self._functions.judge(call, response.plan.asker)
+        if calling.refusal and response.out_of_band:  # it has no history to go on from
+            await self._end(response, "failed", failure=calling.refusal)
         else:
-            await response.call(call, by_server=by_server)
+            await response.call(calling)
 
     def _find(self, response_id: str) -> Response | None:
         if self._active and self._active.id == response_id:
@@ -346,7 +346,7 @@ class Responses:
             due,
             items,
             told,
-            self._seen(settings, exchanges(items)),
+            self._seen(settings, exchanges(items), _speaker(items)),
             self._limited(asked.max_output_tokens or settings.max_output_tokens),
             self._options.speech if (asked.output or settings.output) == "audio" else None,
             tools,
@@ -356,8 +356,8 @@ class Responses:
             self._around.conversation.last_id or "root",
         )
 
-    def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
-        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
+    def _seen(self, settings: SessionSettings, history: Sequence[Exchange], asker: int | None) -> list[Exchange]:
+        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory, asker)
 
     def _given(self, asked: ResponseCreate, items: Sequence[Item]) -> str | None:
         """What the client wants said, or what came of a call where the model has no words for that."""
@@ -389,3 +389,9 @@ class Responses:
         tools = settings.tools if asked.tools is None else asked.tools
         own = () if asked.out_of_band else self._functions.offered
         return () if choice == "none" else (*tools, *own)
+
+
+def _speaker(items: Sequence[Item]) -> int | None:
+    """Whose question it is."""
+    said = last_said(items)
+    return said.speaker if said else None

@@ -144,7 +144,12 @@ class Session:
         self._items = Items(around, self._ear, self._who, self._transcripts)
         zero_s = wall_clock() - (0.0 if mailbox else self._mailbox.now_s)  # one that is given counts from now
         self._functions = Functions(
-            options.functions, self._who.person_of, self._tasks, self._mailbox, lambda: zero_s + self._mailbox.now_s
+            options.functions,
+            self._who.person_of,
+            self._tasks,
+            self._mailbox,
+            lambda: zero_s + self._mailbox.now_s,
+            new_id,
         )
         own = tuple(tool.name for tool in self._functions.offered)
         self._settings = replace(self._settings, own_functions=own)

@@ -315,3 +315,35 @@ async def test_a_session_with_functions_can_be_held_again(tmp_path: Path) -> Non
     (file,) = folder.glob("*.jsonl")
     options = build_options(config, LoudnessVad, lambda _: None)
     assert await replay(Recording.read(file), saying(*replies), options) is None
+
+
+async def test_what_a_call_gave_is_remembered_though_nothing_was_said_of_it(tmp_path: Path) -> None:
+    engine = saying(call("set_timer", seconds=600, name="tea"))
+    engine.words = ["Wait", " for it."]
+    engine.go_on.clear()
+    async with serving(engine, tmp_path) as client:
+        await create(client, message("tea please"))
+        await client.send("response.create")
+        await client.until("response.output_text.delta")
+        await client.send("response.cancel")
+        await client.until("response.done")
+        item_id = told(client, "response.output_item.done")[-1]["item"]["id"]
+        await client.send("conversation.item.delete", item_id=item_id)
+        engine.go_on.set()
+        await create(client, message("is it set"))
+        await ask(client)
+    assert [(old.text[:15], old.reply is None) for old in engine.asked[-1][1]] == [
+        ("tea please", False),
+        ("<tool_response>", False),
+        ("is it set", True),
+    ]
+
+
+async def test_with_memory_of_ones_own_the_second_round_is_no_wider_than_the_first(tmp_path: Path) -> None:
+    engine = saying("Hello, Anna.", call("get_time"), "Late.")
+    async with serving(engine, tmp_path) as client:
+        await client.configure(wavllm={"speakers": {"memory": "own"}})
+        for voice in (1, 2):
+            await client.append(turn(400, voice))
+            await client.until("response.done")
+    assert [{old.speaker for old in history} for _, history, _ in engine.asked] == [{1}, {2}, {2, None}]
