@@ -24,7 +24,7 @@ class Latency:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """One thing said or typed by a person, and the answer to it."""
+    """One thing said or typed by a person, and the answer to it; or what the assistant says by itself."""
 
     spoken: bool
     transcript: str = ""
@@ -34,6 +34,7 @@ class Turn:
     heard: bool = False  # the transcript is final
     answered: bool = False  # the response is over, however it ended
     ignored: bool = False  # the assistant was not meant
+    unasked: bool = False  # a reply alone: a timer is over
     problem: str | None = None  # why there is no transcript, or no full reply
 
     @property
@@ -106,7 +107,13 @@ class TurnLog:
     def _response(self, kind: str, event: Event) -> None:
         if kind == "created":
             waiting = [turn for turn in self.turns if not turn.answered]
-            self._by_response[event["response"]["id"]] = waiting[-1] if waiting else Turn(spoken=False)
+            turn = waiting[-1] if waiting else Turn(spoken=False, heard=True, unasked=True)
+            if turn.unasked and event["response"].get("conversation_id"):
+                self.turns.append(turn)
+            self._by_response[event["response"]["id"]] = turn
+        elif kind == "content_part.added":
+            turn = self._by_response[event["response_id"]]
+            turn.reply += " " if turn.reply else ""  # one more message
         elif kind in ("output_text.delta", "output_audio_transcript.delta"):
             self._by_response[event["response_id"]].reply += event["delta"]
         elif kind == "done":

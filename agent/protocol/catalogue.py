@@ -99,6 +99,10 @@ SERVER: Final = (
     Entry("error", "yes", "names code, message, param and the client's event_id; the session goes on"),
     Entry("wavllm.speaker", "extension", "who spoke: number in the session, name and id where known, confidence"),
     Entry("wavllm.speaker.named", "extension", "a voice has a name from now on; with `id`: also in later sessions"),
+    Entry(
+        "wavllm.function", "extension", "a call that the server answers: `in_progress`, then `completed` or `failed`"
+    ),
+    Entry("wavllm.timer", "extension", "a timer of the server was `set`, `cancelled`, or is `over`"),
     Entry("wavllm.playback", "extension", "of a spoken reply: ms generated, sent, played, and certain in the history"),
     Entry("wavllm.speech_ignored", "extension", "short speech into a reply, which goes on (`hold_ms`)"),
     *(Entry(old, "legacy names only", f"instead of `{new}`") for old, new in EVENTS.items()),
@@ -120,7 +124,7 @@ ERRORS: Final = {
     "immutable_parameter": "the model, or what kind of session it is, cannot change any more",
     "cannot_update_voice": "the voice was heard already",
     "item_not_found": "there is no item of this id",
-    "invalid_tool_call_id": "there is no function call of this id",
+    "invalid_tool_call_id": "there is no function call of this id, or the server answers it itself",
     "input_audio_buffer_commit_empty": "less than 100 ms were appended",
     "input_audio_buffer_full": "more was appended than one turn may have; the rest is dropped, and told once",
     "conversation_already_has_active_response": "cancel it first, or wait for `response.done`",
@@ -132,6 +136,16 @@ ERRORS: Final = {
     "speaker_not_found": "nobody has spoken under this number",
     "turn_detection_degraded": "`semantic_vad` waits for a fixed silence: this model cannot tell; told once",
     "voice_failed": "replies go on in writing; told once",
+}
+FAILED_CALLS: Final = {
+    "not_allowed": "whoever spoke may not have this function called, or nobody knows who it was",
+    "invalid_arguments": "they do not fit the function's description; the message names the one",
+    "timeout": "it took longer than the server allows",
+    "too_large": "its output is beyond the limit",
+    "interrupted": "the response ended before; it may have been done all the same",
+    "too_many": "so many timers are running already",
+    "exists": "there is a timer of this name",
+    "unknown": "there is no timer of this name",
 }
 LIMITS: Final = {
     "message": f"{MAX_MESSAGE_BYTES // 2**20} MiB",
@@ -166,6 +180,9 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
   `resume: false` has such turns answered like any other. With `hold_ms` the reply goes on meanwhile: only so much
   voice, or words, stop it, and `speech_started` is sent then; what ends before is told as `wavllm.speech_ignored` and
   is no turn. Less voice than `short_ms` is no words, whatever it is taken for.
+- Functions of the server's own are named in `session.wavllm.functions`, and no client offers one of such a name. Calls
+  of them, and calls that whoever spoke may not have made, are no output of the response: they are items of the
+  conversation, each followed by its output, and the model goes on in the same response ([functions.md](functions.md)).
 - Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them.
 """
 
@@ -181,6 +198,8 @@ def page() -> str:
             *_table(("event", "", ""), ((f"`{e.name}`", e.support, e.note) for e in SERVER)),
             "\n## What is complained about\n",
             *_table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in sorted(ERRORS.items()))),
+            "\n## Why a call of `wavllm.function` has failed\n",
+            *_table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in sorted(FAILED_CALLS.items()))),
             "\n## Limits\n",
             *_table(("of", "at most"), LIMITS.items()),
             "",

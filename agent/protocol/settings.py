@@ -15,7 +15,7 @@ from agent.protocol.fields import MAX_ID_CHARS, Fields
 from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
 from agent.protocol.interruption import Interruption, merge_interruption
 from agent.protocol.speakers import SpeakerSettings, merge_speakers
-from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, read_tool_choice, read_tools
+from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, check_names, read_tool_choice, read_tools
 from agent.protocol.turn_detection import SERVER_VAD, TurnDetection, merge_detection
 
 MAX_OUTPUT_TOKENS: Final = 4_096
@@ -40,6 +40,7 @@ class SessionSettings:
     output_format: AudioFormat = PCM_24_KHZ  # of spoken ones
     voice: str | None = None  # the server's own, which no client changes; None: it cannot speak
     calls_tools: bool = False  # whether the model can, likewise
+    own_functions: tuple[str, ...] = ()  # of the server, by name, likewise
     kind: Kind = "realtime"
     tools: tuple[FunctionTool, ...] = ()
     tool_choice: ToolChoice = "auto"
@@ -51,7 +52,11 @@ class SessionSettings:
 
     def to_wire(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
         """The session object of the protocol, with effective values only; `expires_at` in seconds of Unix time."""
-        extensions = {"speakers": self.speakers.to_wire(), "interruption": self.interruption.to_wire()}
+        extensions = {
+            "speakers": self.speakers.to_wire(),
+            "interruption": self.interruption.to_wire(),
+            "functions": list(self.own_functions),
+        }
         known = {"type": self.kind, "id": session_id, "expires_at": expires_at, "wavllm": extensions}
         if self.kind == "transcription":
             known["object"] = "realtime.transcription_session"
@@ -157,6 +162,7 @@ def _merge_tools(settings: SessionSettings, patch: Fields) -> SessionSettings:
     if not settings.calls_tools:
         patch.refuse("tools", CANNOT_CALL)
     tools, choice = read_tools(patch), read_tool_choice(patch)
+    check_names(tools or (), settings.own_functions, patch.at("tools"))
     settings = replace(
         settings,
         tools=settings.tools if tools is None else tools,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -32,6 +32,14 @@ class FunctionTool:
         """The tool object of the protocol."""
         tool = {"type": "function", "name": self.name, "description": self.description}
         return {**tool, "parameters": json.loads(self.parameters)}
+
+
+def check_names(tools: Sequence[FunctionTool], own: Collection[str], at: str) -> None:
+    """Raises ProtocolError when a client, at this path, offers a function by the name of one of the server's own."""
+    for index, tool in enumerate(tools):
+        if tool.name in own:
+            message = f"{at}[{index}].name: the server has a function {tool.name!r} of its own; call yours otherwise"
+            raise ProtocolError("invalid_value", message, param=f"{at}[{index}].name")
 
 
 def read_tools(fields: Fields) -> tuple[FunctionTool, ...] | None:

@@ -97,6 +97,12 @@ class Attribution:
         except CoreError:  # the whole may still be heard
             return []
 
+    def person_of(self, item: Item | None) -> str | None:
+        """Under which name whoever said an item was enrolled; None: it was typed, or the voice is not known."""
+        if item is None or item.voice is None or self.settings.policy == "off":
+            return None
+        return self.speakers.enrolled_name(item.voice)
+
     async def name(self, wanted: SpeakerName) -> None:
         """Call a voice by name from now on. Raises ProtocolError when it cannot be, or cannot be enrolled."""
         voice, person = self.speakers.find(wanted.number), None

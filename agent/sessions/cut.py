@@ -16,13 +16,14 @@ class Cut:
     response: Response  # which is over
     sent_ms: int  # of its last message, when it was broken off
     heard_ms: int  # then, as far as can be told from when it was sent
+    calling: bool  # the model was going to be asked again, with what came of its calls
 
     @classmethod
-    def of(cls, response: Response, left_s: float) -> Cut:
+    def of(cls, response: Response, left_s: float, *, calling: bool) -> Cut:
         """left_s: of audio that had been sent and not been played"""
         alignment = response.message.alignment if response.message else None
         sent_ms = alignment.sent_ms if alignment else 0
-        return cls(response, sent_ms, max(0, sent_ms - round(1000 * left_s)))
+        return cls(response, sent_ms, max(0, sent_ms - round(1000 * left_s)), calling)
 
     def is_kept(self, items: Sequence[Item]) -> bool:
         """Whether the client has not deleted it."""

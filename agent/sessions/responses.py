@@ -18,10 +18,11 @@ from agent.protocol.replies import Ending, ReplyEvents
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import error, item_truncated, playback
 from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.protocol.tools import CANNOT_CALL, FunctionTool
-from agent.sessions.conversation import Called, Item, exchanges, instructions
+from agent.protocol.tools import CANNOT_CALL, FunctionTool, check_names
+from agent.sessions.conversation import Called, Item, exchanges, instructions, last_said
 from agent.sessions.cut import Cut
 from agent.sessions.draft import Draft
+from agent.sessions.functions import FunctionEnded, Functions
 from agent.sessions.generation import (
     ReplyBegun,
     ReplyCall,
@@ -44,6 +45,7 @@ from wavllm_core.errors import CapacityError
 
 AUDIO_TOKENS_PER_S: Final = 12.5
 MAX_BESIDE: Final = 4  # responses out of band at a time
+MAX_ROUNDS: Final = 8  # of calls that one response may have the server carry out
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +69,12 @@ class Responses:
         tasks: asyncio.TaskGroup,
         report: Callable[[ReplyReport], Awaitable[None]],
         around: Surroundings,
+        functions: Functions,
         timer: Callable[[], float],
     ) -> None:
         """timer: the clock that audio is paced by"""
         self._context, self._options, self._around = context, options, around
-        self._tasks, self._report, self._timer = tasks, report, timer
+        self._tasks, self._report, self._functions, self._timer = tasks, report, functions, timer
         self._conversation_id = around.new_id("conv")
         self._active: Response | None = None
         self._beside: dict[str, Response] = {}  # out of band
@@ -114,16 +117,16 @@ class Responses:
         if self._active:
             return
         items = self._around.conversation.items
-        tools = _usable(settings, ResponseCreate())
-        history = self._seen(settings, [*exchanges(items, waiting=False), exchange])
+        tools = self._usable(settings, ResponseCreate())
+        history = self._seen(settings, [*exchanges(items, waiting=False), exchange], exchange.speaker)
         told = self._instructions(items, settings.instructions, tools)
         self._context.speculate(told, history, self._limited(settings.max_output_tokens))
 
     def prepare(self, settings: SessionSettings) -> None:
         """Have the model read what was said, while nobody waits for it."""
         items = self._around.conversation.items
-        told = self._instructions(items, settings.instructions, _usable(settings, ResponseCreate()))
-        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False)))
+        told = self._instructions(items, settings.instructions, self._usable(settings, ResponseCreate()))
+        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False), _speaker(items)))
 
     def check(self, due: ReplyDue) -> None:
         """Raises ProtocolError when what the client asks for cannot be."""
@@ -133,6 +136,7 @@ class Responses:
             raise ProtocolError("invalid_value", message, param="response.output_modalities")
         if asked.tools and not self._options.caller:
             raise ProtocolError("unsupported_parameter", f"response.tools: {CANNOT_CALL}", param="response.tools")
+        check_names(asked.tools or (), due.settings.own_functions, "response.tools")
         if asked.out_of_band and len(self._beside) >= MAX_BESIDE:
             message = f"{MAX_BESIDE} responses outside the conversation are under way already"
             raise ProtocolError("too_many_responses", message, param="response.conversation")
@@ -145,7 +149,7 @@ class Responses:
         if not due.overrides.out_of_band:
             await self.answer(due)
             return
-        response = self._new_response(self._plan(due), None, self._new_pace())
+        response = self._new_response(self._plan(due, self._asked(due)), None, self._new_pace())
         self._beside[response.id] = response
         await self._begin(response)
 
@@ -155,7 +159,9 @@ class Responses:
             self._due = due
             return
         self.let_go()
-        self._active = response = self._new_response(self._plan(due), self._conversation_id, self._pace)
+        self._active = response = self._new_response(
+            self._plan(due, self._asked(due)), self._conversation_id, self._pace
+        )
         await self._begin(response)
 
     async def cancel(self, response_id: str | None) -> None:
@@ -169,19 +175,21 @@ class Responses:
     async def interrupt(self, *, resumable: bool = False) -> None:
         """Stop, if there is anything to stop, because somebody speaks.
 
-        resumable: it may turn out that nothing was said; until `resume` or `let_go` the model may write on
+        resumable: it may turn out that nothing was said; until `take_up` or `let_go` the model may write on
         """
-        left_s = self.left_s
+        left_s, response = self.left_s, self._active
+        calling = response is not None and not response.busy
         self._pace.drop()
-        self._playing.drop()
-        response = self._active or (self._sounding if left_s > 0 else None)
-        if response is self._active and response:
+        if response:
             self._due = None
             await self._end(response, "cancelled", reason="turn_detected", keep_draft=resumable)
+        elif left_s > 0:
+            response = self._sounding
+        self._playing.drop()
         if response or not resumable:
             self.let_go()
         if response and resumable:
-            self._cut = Cut.of(response, left_s)
+            self._cut = Cut.of(response, left_s, calling=calling)
         self._sounding = None
         item, self._played = self._played, None
         if item and item.alignment and item in self._around.conversation.items:
@@ -189,7 +197,7 @@ class Responses:
             if played_ms < item.alignment.sent_ms:
                 await self.truncate(item.id, played_ms)
 
-    async def resume(self, due: ReplyDue) -> None:
+    async def take_up(self, due: ReplyDue) -> None:
         """Go on with what was broken off, if anything is left of it, in a new response."""
         cut, conversation = self._cut, self._around.conversation
         if cut is None or self._active or not cut.is_kept(conversation.items):
@@ -197,13 +205,14 @@ class Responses:
             return
         if unheard := cut.unheard:
             await self.truncate(*unheard)
-        plan = cut.plan_rest(due, conversation.last_id or "root")
-        if plan is None:
+        if plan := cut.plan_rest(due, conversation.last_id or "root"):
+            self._cut = None
+            self._active = response = self._new_response(plan, self._conversation_id, self._pace, cut.response)
+            await self._begin(response)
+        elif cut.calling:
+            await self.answer(due)
+        else:
             self.let_go()
-            return
-        self._cut = None
-        self._active = response = self._new_response(plan, self._conversation_id, self._pace, cut.response)
-        await self._begin(response)
 
     def let_go(self) -> None:
         """What was broken off is not going to be taken up again."""
@@ -247,8 +256,26 @@ class Responses:
             await self._end(response, "cancelled", reason="client_cancelled")
         await self._around.send(item_truncated(item_id, audio_end_ms))
 
-    async def take(self, report: ReplyReport) -> None:
-        """Pass on what the model said; nothing when that response is over."""
+    async def resume(self) -> None:
+        """Have the model go on, where the server has answered the calls and all that was said is in writing."""
+        response = self._active
+        if response is None or not response.rounds or response.pending or response.busy:
+            return
+        if response.asks_client:
+            self._forget(response)
+            await response.complete()
+            await self._go_on()
+        elif response.rounds == MAX_ROUNDS:
+            why = f"the model called functions {MAX_ROUNDS} times in a row; it is not asked again"
+            await self._end(response, "failed", failure=why)
+        elif response.tokens >= response.plan.sampling.max_tokens:
+            await self._end(response, "incomplete", reason="max_output_tokens")
+        else:
+            response.renew(self._plan(response.plan.due, [*response.plan.items, *response.take_made()]))
+            self._ask(response)
+
+    async def take(self, report: ReplyReport | FunctionEnded) -> None:
+        """Pass on what the model said, or the server did; nothing when that response is over."""
         response = self._find(report.response_id)
         if response is None:
             return
@@ -263,12 +290,24 @@ class Responses:
                     await self._tell_voice_lost(response, why)
                 report.taken.set()
             case ReplyCall():
-                await response.call(report.call)
+                await self._take_call(response, report.call)
+            case FunctionEnded():
+                await response.answer(report.call_id, report.outcome)
+            case ReplyEnded() if response.pending and not report.failure:
+                response.busy, response.rounds = False, response.rounds + 1
+                work = self._functions.carry_out(response.id, [*response.pending.values()])
+                response.task = self._tasks.create_task(work, name=f"functions of {response.id}")
             case ReplyEnded():
                 self._forget(response)
-                self._sounding = self._sounding if response.out_of_band else response
                 await (response.end("failed", failure=report.failure) if report.failure else response.complete())
                 await self._go_on()
+
+    async def _take_call(self, response: Response, call: Call) -> None:
+        calling = self._functions.judge(call, response.plan.asker)
+        if calling.refusal and response.out_of_band:  # it has no history to go on from
+            await self._end(response, "failed", failure=calling.refusal)
+        else:
+            await response.call(calling)
 
     def _find(self, response_id: str) -> Response | None:
         if self._active and self._active.id == response_id:
@@ -280,8 +319,24 @@ class Responses:
         if (failure := response.plan.due.failure) is not None:
             await self._end(response, "failed", failure=failure)
             return
-        if response.draft.writer is None:
-            self._write(response)
+        if response.draft.writer:  # what was written before is told to its end
+            self._tell(response)
+            return
+        response.context = self._open_context() if response.out_of_band else self._context
+        self._ask(response)
+
+    def _ask(self, response: Response) -> None:
+        """Have the model write, for the first time or when the server has answered its calls."""
+        response.context = context = response.context or self._context
+        work = response.draft.write(self._written(response, context))
+        response.draft.writer = writer = self._tasks.create_task(work, name=f"write {response.id}")
+        if context is not self._context:
+            writer.add_done_callback(lambda _: context.close())
+        self._tell(response)
+
+    def _tell(self, response: Response) -> None:
+        """Tell what is written while it is."""
+        response.busy = True
         plan, draft = response.plan, response.draft
         if plan.speech:
             pieces = partial(speak, options=plan.speech, pace=response.pace, clock=self._timer)
@@ -290,14 +345,6 @@ class Responses:
             work = write_reply(response.id, draft, plan.told, self._report)
         response.task = self._tasks.create_task(work, name=f"reply {response.id}")
 
-    def _write(self, response: Response) -> None:
-        """Have the model begin."""
-        response.context = context = self._open_context() if response.out_of_band else self._context
-        work = response.draft.write(self._ask(response.plan, context))
-        response.draft.writer = writer = self._tasks.create_task(work, name=f"write {response.id}")
-        if context is not self._context:
-            writer.add_done_callback(lambda _: context.close())
-
     def _open_context(self) -> Context:
         """For a response out of band; where there is no room, it waits for the conversation's own replies."""
         try:
@@ -305,10 +352,12 @@ class Responses:
         except CapacityError:
             return self._context
 
-    def _ask(self, plan: ReplyPlan, context: Context) -> AsyncGenerator[str | Call, None]:
+    def _written(self, response: Response, context: Context) -> AsyncGenerator[str | Call, None]:
+        plan = response.plan
         caller, given = self._options.caller, plan.given
         reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
-        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
+        sampling = replace(plan.sampling, max_tokens=plan.sampling.max_tokens - response.tokens)
+        written = context.reply(plan.instructions, plan.history, sampling) if given is None else quote(given)
         names = self._around.conversation.names
         asked = name_speakers(written, names) if names and given is None else written
         return read_reply(asked, reader, parallel_calls=plan.parallel_calls)
@@ -330,12 +379,14 @@ class Responses:
     ) -> None:
         """Close a response, and turn to the one that is due."""
         self._forget(response)
+        if ending == "cancelled" and not response.out_of_band:
+            self._playing.drop()
         await response.end(ending, reason=reason, failure=failure, keep_draft=keep_draft)
         await self._go_on()
 
     def _forget(self, response: Response) -> None:
         if response is self._active:
-            self._active = None
+            self._active, self._sounding = None, response
         else:
             del self._beside[response.id]
 
@@ -366,29 +417,33 @@ class Responses:
         )
         return Response(events, plan, resumed.draft if resumed else Draft(), pace, self._around)
 
-    def _plan(self, due: ReplyDue) -> ReplyPlan:
-        """The settings as they were, with what was asked of this response."""
-        settings, asked, conversation = due.settings, due.overrides, self._around.conversation
-        items = conversation.items if due.input is None else due.input
-        tools = _usable(settings, asked)
+    def _plan(self, due: ReplyDue, items: Sequence[Item]) -> ReplyPlan:
+        """The settings as they were, with what was asked of this response; `items` are what it answers."""
+        settings, asked = due.settings, due.overrides
+        tools = self._usable(settings, asked)
         own = settings.instructions if asked.instructions is None else asked.instructions
         told = self._instructions(items, own, tools)
         parallel = settings.parallel_tool_calls if asked.parallel_tool_calls is None else asked.parallel_tool_calls
         return ReplyPlan(
             due,
+            items,
             told,
-            self._seen(settings, exchanges(items)),
+            self._seen(settings, exchanges(items), _speaker(items)),
             self._limited(asked.max_output_tokens or settings.max_output_tokens),
             self._options.speech if (asked.output or settings.output) == "audio" else None,
             tools,
             parallel,
             self._count_input(items, told),
             self._given(asked, items),
-            conversation.last_id or "root",
+            self._around.conversation.last_id or "root",
         )
 
-    def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
-        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
+    def _asked(self, due: ReplyDue) -> Sequence[Item]:
+        """What it is that is answered."""
+        return [*self._around.conversation.items] if due.input is None else due.input
+
+    def _seen(self, settings: SessionSettings, history: Sequence[Exchange], asker: int | None) -> list[Exchange]:
+        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory, asker)
 
     def _given(self, asked: ResponseCreate, items: Sequence[Item]) -> str | None:
         """What the client wants said, or what came of a call where the model has no words for that."""
@@ -414,9 +469,15 @@ class Responses:
     def _new_pace(self) -> Pace:
         return Pace(self._options.speech.lead_s if self._options.speech else 0)
 
+    def _usable(self, settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
+        """The functions that a response may call: the client's, and in the conversation the server's own."""
+        choice = asked.tool_choice or settings.tool_choice
+        tools = settings.tools if asked.tools is None else asked.tools
+        own = () if asked.out_of_band else self._functions.offered
+        return () if choice == "none" else (*tools, *own)
 
-def _usable(settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
-    """The functions that a response may call."""
-    choice = asked.tool_choice or settings.tool_choice
-    tools = settings.tools if asked.tools is None else asked.tools
-    return () if choice == "none" else tools
+
+def _speaker(items: Sequence[Item]) -> int | None:
+    """Whose question it is."""
+    said = last_said(items)
+    return said.speaker if said else None

@@ -9,13 +9,15 @@ string; it holds no state.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.errors import SessionOver
+from agent.functions.builtin import TimerNews
 from agent.hearing.audio import check_samples
 from agent.hearing.ear import Ear, EarLimits
 from agent.hearing.vad import SAMPLE_RATE
@@ -42,6 +44,7 @@ from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.protocol.speakers import SpeakerName
 from agent.sessions.attribution import Attribution
 from agent.sessions.conversation import Conversation
+from agent.sessions.functions import FunctionEnded, FunctionOptions, Functions
 from agent.sessions.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
 from agent.sessions.items import Items
 from agent.sessions.mailbox import LiveMailbox, Mailbox
@@ -67,6 +70,7 @@ class SessionOptions:
     speakers: SpeakerOptions
     version: str
     lifetime_s: float | None = None  # then a session is over
+    functions: FunctionOptions = field(default_factory=FunctionOptions)
     judge_turn_end: Callable[[Heard], float] | None = None  # how finished it sounds, 0 to 1; None: nobody can tell
     legacy: bool = False  # events by the names of the beta for all, not only for those that ask
 
@@ -76,7 +80,7 @@ class _Expired:
     """Report: the session has lasted as long as it may."""
 
 
-_Report = ReplyReport | TranscriptReport | TurnReport | _Expired
+_Report = ReplyReport | FunctionEnded | TimerNews | TranscriptReport | TurnReport | _Expired
 
 
 class Session:
@@ -105,18 +109,30 @@ class Session:
         self._tasks = asyncio.TaskGroup()
         self._settings, self._handshake = handshake.apply(options.settings), handshake
         self._legacy = handshake.legacy or options.legacy
-        self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
         self._who = Attribution(
             self._context, options.speakers, self._settings.speakers, self._conversation, self._send
         )
+        zero_s = wall_clock() - (0.0 if mailbox else self._mailbox.now_s)  # one that is given counts from now
+        self._functions = Functions(
+            options.functions,
+            self._who.person_of,
+            self._tasks,
+            self._mailbox,
+            lambda: zero_s + self._mailbox.now_s,
+            new_id,
+        )
+        own = tuple(tool.name for tool in self._functions.offered)
+        self._settings = replace(self._settings, own_functions=own)
+        self._ear = Ear(self._context, options.ear, self._settings, new_id)
         report = self._mailbox.report
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
             engine, self._conversation, options.replies.caller, self._send, lambda: self._mailbox.now_s, new_id
         )
         self._items = Items(around, self._ear, self._who, self._transcripts)
-        self._responses = Responses(self._context, options.replies, self._tasks, report, around, clock)
+        self._around = around
+        self._responses = Responses(self._context, options.replies, self._tasks, report, around, self._functions, clock)
         self._turns = Turns(
             around,
             self._ear,
@@ -157,7 +173,7 @@ class Session:
         match message:
             case str() | bytes():
                 await self._take_message(message)
-            case ReplyPiece() | ReplyBegun() | SpokenPiece() | ReplyCall() | ReplyEnded():
+            case ReplyPiece() | ReplyBegun() | SpokenPiece() | ReplyCall() | ReplyEnded() | FunctionEnded():
                 await self._responses.take(message)
             case TranscriptPiece():
                 await self._transcripts.take(message)
@@ -166,12 +182,27 @@ class Session:
                 await self._turns.take_transcript(message)
             case HeardAhead() | ReadAhead() | HeardEarly():
                 await self._turns.take_report(message)
+            case TimerNews() if self._functions.note(message):
+                await self._send(events.timer_told(message.call_id, message.name, message.status, message.left_s))
             case _Expired():
                 await self._end()
         if isinstance(message, ReplyEnded) and self._responses.idle:
             self._ear.expect_speech(round(SAMPLE_RATE * self._responses.left_s))
         if isinstance(message, ReplyEnded | TranscriptEnded):
             self._turns.prepare()
+
+        if self._transcripts.idle:
+            await self._responses.resume()
+            await self._tell_of_timers()
+
+    async def _tell_of_timers(self) -> None:
+        """Speak up about those that are over, once nobody else speaks."""
+        if not self._responses.idle or self._ear.holds_audio:
+            return
+        if over := self._functions.take_over():
+            for news in over:
+                await self._items.add(self._around.output_item(news.call_id, json.dumps(news.output)))
+            await self._responses.answer(ReplyDue(self._settings, self._mailbox.now_s))
 
     async def _expire(self, lifetime_s: float) -> None:
         await self._mailbox.sleep(lifetime_s)

@@ -253,7 +253,7 @@ class Turns:
     async def _resume(self) -> None:
         due, self._owed = self._owed, None
         if due:
-            await self._responses.resume(due)
+            await self._responses.take_up(due)
 
     def _speech_paused(self, paused: SpeechPaused) -> None:
         """Use the wait for the end of the turn: what was said so far may be all."""

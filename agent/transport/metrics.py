@@ -42,6 +42,7 @@ class Metrics:
         self.resumed = counter("resumed_total", "Answers that went on after nothing had interrupted them")
         self.ignored = counter("ignored_speech_total", "Short remarks into answers, which went on")
         self.errors = counter("errors_total", "Complaints sent to clients", "code")
+        self.calls = counter("calls_total", "Function calls that the server has answered", "status")
         self.refusals = counter("refusals_total", "Clients turned away before a conversation", "code")
         self.closed = counter("closed_total", "Conversations that ended", "code")
         self.throttled = counter("throttled_messages_total", "Messages that came too fast and had to wait")
@@ -72,6 +73,8 @@ class Observer:
                 self._metrics.ignored.inc()
             case "response.done":
                 self._response_done(event)
+            case "wavllm.function" if event["status"] != "in_progress":
+                self._metrics.calls.labels(event["status"]).inc()
             case "error":
                 self._metrics.errors.labels(event["error"]["code"]).inc()
 

@@ -104,6 +104,7 @@ class ScriptedEngine:
         self.running = 0  # replies and transcripts under way
         self.heard: list[npt.NDArray[np.float32]] = []
         self.asked: list[tuple[str, list[Exchange], Sampling]] = []
+        self.replies: list[list[str]] = []  # that are said once each, before all others
         self.words: list[str] | None = None  # of every reply; None: it depends on the question
         self.go_on = asyncio.Event()  # a reply waits for it after its first word
         self.go_on.set()
@@ -137,10 +138,10 @@ class ScriptedEngine:
         self, instructions: str, history: Sequence[Exchange], sampling: Sampling
     ) -> AsyncGenerator[str, None]:
         self.asked.append((instructions, list(history), sampling))
-        words = [f"answer {len(history)}", " to ", history[-1].text or "speech"]
+        words = [f"answer {len(history)}", " to ", history[-1].text or "speech"] if self.words is None else self.words
         self.running += 1
         try:
-            for number, word in enumerate(words if self.words is None else self.words):
+            for number, word in enumerate(self.replies.pop(0) if self.replies else words):
                 if number == 1:
                     await self.go_on.wait()
                     if self.mute:

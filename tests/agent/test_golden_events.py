@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, FunctionsConfig
 from agent.protocol.catalogue import SERVER
 from tests.agent.harness import Client, Event, running, talking
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
@@ -171,6 +172,13 @@ async def tools(script: Script) -> None:
     await script.hear("response.done")
 
 
+async def functions(script: Script) -> None:
+    call = '<tool_call>{"name": "set_timer", "arguments": {"seconds": 600}}</tool_call>'
+    script.engine.replies = [["Right away. ", call], ["Done."]]
+    await script.say("response.create")
+    await script.hear("response.done")
+
+
 async def out_of_band(script: Script) -> None:
     script.engine.go_on.clear()
     await script.say("response.create")
@@ -244,6 +252,7 @@ SCENARIOS: list[Callable[[Script], Awaitable[None]]] = [
     false_interruption,
     back_channel,
     tools,
+    functions,
     out_of_band,
     transcription,
     idle,
@@ -258,7 +267,8 @@ async def test_events_come_in_the_order_that_is_written_down(
     scenario: Callable[[Script], Awaitable[None]], tmp_path: Path
 ) -> None:
     engine = ScriptedEngine()
-    config = calling_config(tmp_path) if scenario is tools else AgentConfig()
+    config = calling_config(tmp_path) if scenario in (tools, functions) else AgentConfig()
+    config = replace(config, functions=FunctionsConfig(own=("timers",)))
     async with running(engine, config, voice=ScriptedVoice()) as port, talking(port) as client:
         script = Script(client, engine)
         await scenario(script)
