@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
-from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import error, item_truncated, playback
-from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.protocol.tools import CANNOT_CALL, FunctionTool, check_names
-from agent.sessions.conversation import Called, Item, exchanges, instructions, last_said
+from agent.protocol.settings import SessionSettings
+from agent.sessions.conversation import Item
 from agent.sessions.cut import Cut
 from agent.sessions.draft import Draft
 from agent.sessions.functions import FunctionEnded, Functions
@@ -35,28 +33,19 @@ from agent.sessions.generation import (
     speak_reply,
     write_reply,
 )
+from agent.sessions.planning import Planning, ReplyOptions
 from agent.sessions.response import ReplyDue, ReplyPlan, Response, Surroundings
-from agent.sessions.tool_calls import Call, PlainReader, ToolCaller
-from agent.speech.speaking import AudioChunk, Pace, SpeechOptions, Spoken, speak
+from agent.sessions.tool_calls import Call, PlainReader
+from agent.speech.speaking import AudioChunk, Pace, Spoken, speak
 from agent.speech.voice import BYTES_PER_S
-from agent.voices.naming import name_speakers, seen_by_model
-from wavllm_core.engine.api import Context, Exchange, Sampling
+from agent.voices.naming import name_speakers
+from wavllm_core.engine.api import Context, Exchange
 from wavllm_core.errors import CapacityError
 
-AUDIO_TOKENS_PER_S: Final = 12.5
 MAX_BESIDE: Final = 4  # responses out of band at a time
 MAX_ROUNDS: Final = 8  # of calls that one response may have the server carry out
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyOptions:
-    """What the operator decides about replies."""
-
-    sampling: Sampling  # max_tokens is the most that a client may ask for
-    speech: SpeechOptions | None  # None: they cannot be spoken
-    caller: ToolCaller | None = None  # None: the model calls no functions
 
 
 class Responses:
@@ -75,6 +64,7 @@ class Responses:
         """timer: the clock that audio is paced by"""
         self._context, self._options, self._around = context, options, around
         self._tasks, self._report, self._functions, self._timer = tasks, report, functions, timer
+        self._planning = Planning(options, around, functions.offered)
         self._conversation_id = around.new_id("conv")
         self._active: Response | None = None
         self._beside: dict[str, Response] = {}  # out of band
@@ -116,27 +106,16 @@ class Responses:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
         if self._active:
             return
-        items = self._around.conversation.items
-        tools = self._usable(settings, ResponseCreate())
-        history = self._seen(settings, [*exchanges(items, waiting=False), exchange], exchange.speaker)
-        told = self._instructions(items, settings.instructions, tools)
-        self._context.speculate(told, history, self._limited(settings.max_output_tokens))
+        self._context.speculate(*self._planning.guess(settings, exchange))
 
     def prepare(self, settings: SessionSettings) -> None:
         """Have the model read what was said, while nobody waits for it."""
-        items = self._around.conversation.items
-        told = self._instructions(items, settings.instructions, self._usable(settings, ResponseCreate()))
-        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False), _speaker(items)))
+        self._context.prepare(*self._planning.past(settings))
 
     def check(self, due: ReplyDue) -> None:
         """Raises ProtocolError when what the client asks for cannot be."""
         asked = due.overrides
-        if asked.output == "audio" and self._options.speech is None:
-            message = f'response.output_modalities must be ["text"]: {NO_VOICE}'
-            raise ProtocolError("invalid_value", message, param="response.output_modalities")
-        if asked.tools and not self._options.caller:
-            raise ProtocolError("unsupported_parameter", f"response.tools: {CANNOT_CALL}", param="response.tools")
-        check_names(asked.tools or (), due.settings.own_functions, "response.tools")
+        self._planning.check(due)
         if asked.out_of_band and len(self._beside) >= MAX_BESIDE:
             message = f"{MAX_BESIDE} responses outside the conversation are under way already"
             raise ProtocolError("too_many_responses", message, param="response.conversation")
@@ -149,7 +128,7 @@ class Responses:
         if not due.overrides.out_of_band:
             await self.answer(due)
             return
-        response = self._new_response(self._plan(due, self._asked(due)), None, self._new_pace())
+        response = self._new_response(self._planning.plan(due), None, self._new_pace())
         self._beside[response.id] = response
         await self._begin(response)
 
@@ -159,9 +138,7 @@ class Responses:
             self._due = due
             return
         self.let_go()
-        self._active = response = self._new_response(
-            self._plan(due, self._asked(due)), self._conversation_id, self._pace
-        )
+        self._active = response = self._new_response(self._planning.plan(due), self._conversation_id, self._pace)
         await self._begin(response)
 
     async def cancel(self, response_id: str | None) -> None:
@@ -271,7 +248,7 @@ class Responses:
         elif response.tokens >= response.plan.sampling.max_tokens:
             await self._end(response, "incomplete", reason="max_output_tokens")
         else:
-            response.renew(self._plan(response.plan.due, [*response.plan.items, *response.take_made()]))
+            response.renew(self._planning.plan(response.plan.due, [*response.plan.items, *response.take_made()]))
             self._ask(response)
 
     async def take(self, report: ReplyReport | FunctionEnded) -> None:
@@ -417,67 +394,5 @@ class Responses:
         )
         return Response(events, plan, resumed.draft if resumed else Draft(), pace, self._around)
 
-    def _plan(self, due: ReplyDue, items: Sequence[Item]) -> ReplyPlan:
-        """The settings as they were, with what was asked of this response; `items` are what it answers."""
-        settings, asked = due.settings, due.overrides
-        tools = self._usable(settings, asked)
-        own = settings.instructions if asked.instructions is None else asked.instructions
-        told = self._instructions(items, own, tools)
-        parallel = settings.parallel_tool_calls if asked.parallel_tool_calls is None else asked.parallel_tool_calls
-        return ReplyPlan(
-            due,
-            items,
-            told,
-            self._seen(settings, exchanges(items), _speaker(items)),
-            self._limited(asked.max_output_tokens or settings.max_output_tokens),
-            self._options.speech if (asked.output or settings.output) == "audio" else None,
-            tools,
-            parallel,
-            self._count_input(items, told),
-            self._given(asked, items),
-            self._around.conversation.last_id or "root",
-        )
-
-    def _asked(self, due: ReplyDue) -> Sequence[Item]:
-        """What it is that is answered."""
-        return [*self._around.conversation.items] if due.input is None else due.input
-
-    def _seen(self, settings: SessionSettings, history: Sequence[Exchange], asker: int | None) -> list[Exchange]:
-        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory, asker)
-
-    def _given(self, asked: ResponseCreate, items: Sequence[Item]) -> str | None:
-        """What the client wants said, or what came of a call where the model has no words for that."""
-        last, caller = items[-1].tool if items else None, self._options.caller
-        if asked.say is None and caller and isinstance(last, Called):
-            return caller.phrase(last.output)
-        return asked.say
-
-    def _instructions(self, items: Sequence[Item], own: str, tools: Sequence[FunctionTool]) -> str:
-        told, caller = instructions(items, own), self._options.caller
-        return "\n".join(filter(None, [told, caller.tell(tools)])) if caller and tools else told
-
-    def _limited(self, wanted: int | Literal["inf"]) -> Sampling:
-        most = self._options.sampling.max_tokens
-        return replace(self._options.sampling, max_tokens=most if wanted == "inf" else min(wanted, most))
-
-    def _count_input(self, items: Sequence[Item], told: str) -> tuple[int, int]:
-        """Tokens of text and of audio that a reply is made from, were nothing dropped."""
-        text = sum(item.tokens for item in items if item.role != "system")  # those are in the instructions
-        seconds = sum(item.seconds for item in items if item.heard)
-        return self._around.engine.count_tokens(told) + text, round(AUDIO_TOKENS_PER_S * seconds)
-
     def _new_pace(self) -> Pace:
         return Pace(self._options.speech.lead_s if self._options.speech else 0)
-
-    def _usable(self, settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
-        """The functions that a response may call: the client's, and in the conversation the server's own."""
-        choice = asked.tool_choice or settings.tool_choice
-        tools = settings.tools if asked.tools is None else asked.tools
-        own = () if asked.out_of_band else self._functions.offered
-        return () if choice == "none" else (*tools, *own)
-
-
-def _speaker(items: Sequence[Item]) -> int | None:
-    """Whose question it is."""
-    said = last_said(items)
-    return said.speaker if said else None

@@ -48,8 +48,9 @@ from agent.sessions.functions import FunctionEnded, FunctionOptions, Functions
 from agent.sessions.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
 from agent.sessions.items import Items
 from agent.sessions.mailbox import LiveMailbox, Mailbox
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.response import ReplyDue, Surroundings
-from agent.sessions.responses import ReplyOptions, Responses
+from agent.sessions.responses import Responses
 from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
 from agent.sessions.turns import HeardAhead, HeardEarly, ReadAhead, TurnReport, Turns
 from agent.voices.speakers import SpeakerOptions

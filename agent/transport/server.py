@@ -21,7 +21,7 @@ from agent.protocol.speakers import SpeakerSettings
 from agent.protocol.turn_detection import TurnDetection
 from agent.sessions.functions import FunctionOptions
 from agent.sessions.nano_calls import NanoCaller
-from agent.sessions.responses import ReplyOptions
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.session import SessionOptions
 from agent.sessions.tool_calls import HermesCaller, ToolCaller, find_tool_caller
 from agent.speech.speaking import SpeechOptions

@@ -24,7 +24,7 @@ from agent.protocol.turn_detection import TurnDetection
 from agent.sessions.functions import FunctionOptions
 from agent.sessions.mailbox import LiveMailbox
 from agent.sessions.names import Names
-from agent.sessions.responses import ReplyOptions
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.session import Session, SessionOptions
 from agent.sessions.tool_calls import HermesCaller
 from agent.speech.speaking import SpeechOptions
