@@ -173,7 +173,9 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
   then `{NOT_TOLD}` is not sent, and complaints still name fields as they are called today.
 - Tools are offered to models whose own chat template shows how they are called (`<tool_call>` and JSON, as Hermes and
   Qwen have it); with any other they are refused. The shipped nano model writes no calls: the order that it confirms
-  becomes one of `make_coffee`, where a client offers that function. `tool_choice` is `auto` or `none`.
+  becomes one of `make_coffee`, where a client offers that function. With the former,
+  `tool_choice` may be `required` or name a function, too: the reply is begun for the model as a call, and the response
+  fails where what it writes is none. nano cannot be made to call.
 - What speech into a reply does is set by `session.wavllm.interruption`. As it stands, the reply stops at once, as with
   OpenAI. When what stopped it turns out to be no words, or none but `back_channels`, the reply is taken up again where
   it was cut, in a response that names the one before (`wavllm_resumes`); the model has no part in that, and

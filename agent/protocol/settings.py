@@ -15,7 +15,16 @@ from agent.protocol.fields import MAX_ID_CHARS, Fields
 from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
 from agent.protocol.interruption import Interruption, merge_interruption
 from agent.protocol.speakers import SpeakerSettings, merge_speakers
-from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, check_names, read_tool_choice, read_tools
+from agent.protocol.tools import (
+    CANNOT_CALL,
+    Forced,
+    FunctionTool,
+    ToolChoice,
+    check_choice,
+    check_names,
+    read_tool_choice,
+    read_tools,
+)
 from agent.protocol.turn_detection import SERVER_VAD, TurnDetection, merge_detection
 
 MAX_OUTPUT_TOKENS: Final = 4_096
@@ -40,6 +49,7 @@ class SessionSettings:
     output_format: AudioFormat = PCM_24_KHZ  # of spoken ones
     voice: str | None = None  # the server's own, which no client changes; None: it cannot speak
     calls_tools: bool = False  # whether the model can, likewise
+    forces_tools: bool = False  # and can be made to
     own_functions: tuple[str, ...] = ()  # of the server, by name, likewise
     kind: Kind = "realtime"
     tools: tuple[FunctionTool, ...] = ()
@@ -70,7 +80,7 @@ class SessionSettings:
             "output_modalities": [self.output],
             "audio": {**(spoken if self.voice else {}), "input": self._input_to_wire()},
             "tools": [tool.to_wire() for tool in self.tools],
-            "tool_choice": self.tool_choice,
+            "tool_choice": choice.to_wire() if isinstance(choice := self.tool_choice, Forced) else choice,
             "parallel_tool_calls": self.parallel_tool_calls,
             "max_output_tokens": self.max_output_tokens,
             "truncation": "auto",
@@ -168,6 +178,8 @@ def _merge_tools(settings: SessionSettings, patch: Fields) -> SessionSettings:
         tools=settings.tools if tools is None else tools,
         tool_choice=choice or settings.tool_choice,
     )
+    names = {*settings.own_functions, *(tool.name for tool in settings.tools)}
+    check_choice(settings.tool_choice, names, patch.at("tool_choice"), forces=settings.forces_tools)
     if "parallel_tool_calls" in patch:
         settings = replace(settings, parallel_tool_calls=patch.flag("parallel_tool_calls"))
     return settings

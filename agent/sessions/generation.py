@@ -61,6 +61,14 @@ Report = Callable[[ReplyReport], Awaitable[None]]
 Speak = Callable[[AsyncIterable[str]], AsyncGenerator[Spoken, None]]  # sentence by sentence
 
 
+async def begin_with(opening: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """A reply whose beginning was put into the model's mouth."""
+    yield opening
+    async with aclosing(rest) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
 async def quote(text: str) -> AsyncGenerator[str, None]:
     """A reply that nobody has to think about."""
     yield text

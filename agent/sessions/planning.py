@@ -9,7 +9,7 @@ from typing import Final, Literal
 from agent.protocol.errors import ProtocolError
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.protocol.tools import CANNOT_CALL, FunctionTool, check_names
+from agent.protocol.tools import CANNOT_CALL, Forced, FunctionTool, ToolChoice, check_choice, check_names
 from agent.sessions.conversation import Called, Item, exchanges, instructions, last_said
 from agent.sessions.response import ReplyDue, ReplyPlan, Surroundings
 from agent.sessions.tool_calls import ToolCaller
@@ -45,40 +45,51 @@ class Planning:
         if asked.tools and not self._options.caller:
             raise ProtocolError("unsupported_parameter", f"response.tools: {CANNOT_CALL}", param="response.tools")
         check_names(asked.tools or (), due.settings.own_functions, "response.tools")
+        if asked.tool_choice:
+            names = [tool.name for tool in self._offered(due.settings, asked)]
+            check_choice(asked.tool_choice, names, "response.tool_choice", forces=due.settings.forces_tools)
+            if isinstance(asked.tool_choice, Forced) and not names:
+                message = "response.tool_choice: there are no tools that could be called"
+                raise ProtocolError("invalid_value", message, param="response.tool_choice")
 
     def past(self, settings: SessionSettings) -> tuple[str, list[Exchange]]:
         """Instructions, and what was said before the next turn."""
         items = self._around.conversation.items
-        told = self._instructions(items, settings.instructions, self._usable(settings, ResponseCreate()))
+        told = self._instructions(items, settings.instructions, self._offered(settings, ResponseCreate()))
         return told, self._seen(settings, exchanges(items, waiting=False), _speaker(items))
 
     def guess(self, settings: SessionSettings, exchange: Exchange) -> tuple[str, list[Exchange], Sampling]:
         """What is going to be asked if this is the next turn."""
         items = self._around.conversation.items
-        told = self._instructions(items, settings.instructions, self._usable(settings, ResponseCreate()))
+        tools = self._offered(settings, ResponseCreate())
+        told = self._instructions(items, settings.instructions, tools)
         history = self._seen(settings, [*exchanges(items, waiting=False), exchange], exchange.speaker)
-        return told, history, self._limited(settings.max_output_tokens)
+        sampling = self._limited(settings.max_output_tokens)
+        return told, history, replace(sampling, begins=self._opening(_chosen(tools, settings.tool_choice)))
 
     def plan(self, due: ReplyDue, items: Sequence[Item] | None = None) -> ReplyPlan:
         """The settings as they were, with what was asked of this response.
 
-        items: what it answers; None: what the client has given, or all that was said
+        items: what it answers, with calls that it has made; None: what the client has given, or all that was said
         """
+        again = items is not None
         if items is None:
             items = [*self._around.conversation.items] if due.input is None else due.input
         settings, asked = due.settings, due.overrides
-        tools = self._usable(settings, asked)
+        tools = self._offered(settings, asked)
+        chosen = () if again else _chosen(tools, asked.tool_choice or settings.tool_choice)
         own = settings.instructions if asked.instructions is None else asked.instructions
         told = self._instructions(items, own, tools)
         parallel = settings.parallel_tool_calls if asked.parallel_tool_calls is None else asked.parallel_tool_calls
+        sampling = self._limited(asked.max_output_tokens or settings.max_output_tokens)
         return ReplyPlan(
             due,
             items,
             told,
             self._seen(settings, exchanges(items), _speaker(items)),
-            self._limited(asked.max_output_tokens or settings.max_output_tokens),
+            replace(sampling, begins=self._opening(chosen)),
             self._options.speech if (asked.output or settings.output) == "audio" else None,
-            tools,
+            chosen or tools,
             parallel,
             self._count_input(items, told),
             self._given(asked, items),
@@ -109,12 +120,22 @@ class Planning:
         seconds = sum(item.seconds for item in items if item.heard)
         return self._around.engine.count_tokens(told) + text, round(AUDIO_TOKENS_PER_S * seconds)
 
-    def _usable(self, settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
+    def _offered(self, settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
         """The functions that a response may call: the client's, and in the conversation the server's own."""
         choice = asked.tool_choice or settings.tool_choice
         tools = settings.tools if asked.tools is None else asked.tools
         own = () if asked.out_of_band else self._own
         return () if choice == "none" else (*tools, *own)
+
+    def _opening(self, chosen: Sequence[FunctionTool]) -> str:
+        """What a reply is made to begin with."""
+        caller = self._options.caller
+        return (caller.opening(chosen) if caller and chosen else None) or ""
+
+
+def _chosen(tools: Sequence[FunctionTool], choice: ToolChoice) -> Sequence[FunctionTool]:
+    """The functions of which one has to be called; none: the model may do as it likes."""
+    return [tool for tool in tools if choice.name in (None, tool.name)] if isinstance(choice, Forced) else ()
 
 
 def _speaker(items: Sequence[Item]) -> int | None:

@@ -28,6 +28,7 @@ from agent.sessions.generation import (
     ReplyPiece,
     ReplyReport,
     SpokenPiece,
+    begin_with,
     quote,
     read_reply,
     speak_reply,
@@ -335,6 +336,8 @@ class Responses:
         reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
         sampling = replace(plan.sampling, max_tokens=plan.sampling.max_tokens - response.tokens)
         written = context.reply(plan.instructions, plan.history, sampling) if given is None else quote(given)
+        if given is None and sampling.begins:
+            written = begin_with(sampling.begins, written)
         names = self._around.conversation.names
         asked = name_speakers(written, names) if names and given is None else written
         return read_reply(asked, reader, parallel_calls=plan.parallel_calls)

@@ -105,6 +105,7 @@ def build_options(
             turn_detection=detection,
             voice=voice.name if voice else None,
             calls_tools=caller is not None,
+            forces_tools=caller is not None and caller.opening([]) is not None,
             speakers=SpeakerSettings(config.speakers.policy, config.speakers.memory),
             interruption=Interruption(turns.hold_ms, turns.short_ms, turns.back_channels, turns.resume),
         ),
