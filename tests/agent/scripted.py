@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from agent.errors import VoiceError
 from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling
-from wavllm_core.engine.load import Load
+from wavllm_core.engine.load import Load, Spread
 from wavllm_core.errors import CapacityError, CoreError
 
 LOUDNESS = 3_000
@@ -100,6 +100,7 @@ class ScriptedEngine:
         self.prepared: list[tuple[str, list[Exchange]]] = []
         self.speculated: list[tuple[str, list[Exchange], Sampling]] = []
         self.full = self.dead = False
+        self.spreads: dict[str, Spread] = {}
         self.usage: PromptUsage | None = None  # that is told of every reply
         self.running = 0  # replies and transcripts under way
         self.heard: list[npt.NDArray[np.float32]] = []
@@ -156,7 +157,7 @@ class ScriptedEngine:
     async def load_figures(self) -> Load:
         if self.dead:
             raise CoreError("the engine is closed")
-        return Load(*[0] * len(fields(Load)))
+        return Load(*[0] * (len(fields(Load)) - 1), spreads=self.spreads)
 
     async def close(self) -> None:
         pass

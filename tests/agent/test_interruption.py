@@ -16,10 +16,11 @@ from agent.protocol.fields import Fields
 from agent.protocol.interruption import Interruption, merge_interruption
 from agent.sessions.draft import Draft, Told
 from agent.sessions.tool_calls import Call
-from tests.agent.harness import Client, Event, get, running, talking
+from tests.agent.harness import Client, Event, running, talking
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
 from tests.agent.spoken import AUDIO, heard, listening, read
 from tests.agent.test_tools import BREW, CALL, calling_config
+from tests.agent.test_transport import figures
 from wavllm_core.errors import CoreError
 
 DONE, STARTED, STOPPED = "response.done", "input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped"
@@ -36,11 +37,6 @@ async def settle(client: Client, rounds: int = 4) -> None:
     """Until all is done that the server does on its own."""
     for _ in range(rounds):
         await client.configure()
-
-
-async def figures(port: int) -> dict[str, float]:
-    lines = [line for line in (await get(port, "/metrics"))[2].splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
 async def interruption(client: Client, **settings: Any) -> None:
