@@ -51,7 +51,7 @@ RUSH: dict[str, dict[str, Any]] = {
     "pause": {"type": "input_audio_buffer.append", "audio": base64.b64encode(silence(600, 24_000)).decode()},
     "update": {"type": "session.update", "session": {"type": "realtime"}},
 }
-QUIET_ROUNDS = 8  # of the loop without an event: nothing is going to happen by itself
+QUIET_ROUNDS = 16  # of the loop without an event: nothing is going to happen by itself
 
 
 class SteppedEngine(ScriptedEngine):
