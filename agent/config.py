@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from agent.errors import ConfigError
 from agent.functions.permissions import Who
+from agent.protocol.interruption import MAX_BACK_CHANNEL_CHARS, MAX_BACK_CHANNELS, MAX_HOLD_MS, MURMURS
 from agent.protocol.tools import NAME
 
 Detector = Literal["silero", "webrtc"]
@@ -37,6 +38,7 @@ MIN_KEY_CHARS: Final = 16
 Share = Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)]
 
 
+BackChannel = Annotated[StrictStr, Field(max_length=MAX_BACK_CHANNEL_CHARS, pattern=r"[^\W_]")]
 FunctionName = Annotated[StrictStr, Field(pattern=f"^{NAME.pattern}$")]
 Seconds = Annotated[StrictFloat | StrictInt, Field(gt=0)]
 KEYS_VARIABLE: Final = "WAVLLM_KEYS"
@@ -95,13 +97,17 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=FORBID)
 class TurnsConfig:
-    """How turns are found; a client can change the first five for its session."""
+    """How turns are found, and what interrupts; a client can change all but the last three for its session."""
 
     threshold: Share = 0.5
     prefix_padding_ms: Annotated[StrictInt, Field(ge=0, le=2_000)] = 300
     silence_duration_ms: Annotated[StrictInt, Field(ge=100, le=10_000)] = 500
     create_response: StrictBool = True
     interrupt_response: StrictBool = True
+    hold_ms: Annotated[StrictInt, Field(ge=0, le=MAX_HOLD_MS)] = 0
+    short_ms: Annotated[StrictInt, Field(ge=0, le=MAX_HOLD_MS)] = 0
+    back_channels: Annotated[tuple[BackChannel, ...], Field(strict=False, max_length=MAX_BACK_CHANNELS)] = MURMURS
+    resume: StrictBool = True
     detector: Detector = "silero"
     max_utterance_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
     max_manual_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000

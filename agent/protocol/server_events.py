@@ -20,6 +20,8 @@ EXTENSIONS: Final = [
     "wavllm.speaker.name",
     "wavllm.speaker.enrol",
     "wavllm.playback",
+    "wavllm.speech_ignored",
+    "wavllm_resumes",
     "wavllm.function",
     "wavllm.timer",
     "wavllm_latency",
@@ -70,6 +72,12 @@ def speech_started(item_id: str, audio_start_ms: int) -> ServerEvent:
 
 def speech_stopped(item_id: str, audio_end_ms: int) -> ServerEvent:
     return {"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": audio_end_ms}
+
+
+def speech_ignored(transcript: str, audio_start_ms: int, audio_end_ms: int) -> ServerEvent:
+    """Extension: somebody spoke into a reply, which goes on, and it is no turn."""
+    span = {"audio_start_ms": audio_start_ms, "audio_end_ms": audio_end_ms}
+    return {"type": "wavllm.speech_ignored", "transcript": transcript, **span}
 
 
 def timeout_triggered(item_id: str, audio_start_ms: int, audio_end_ms: int) -> ServerEvent:

@@ -9,15 +9,27 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from agent.protocol.errors import ProtocolError
-from agent.protocol.fields import Fields
+from agent.protocol.fields import MAX_ID_CHARS, Fields
 
 MAX_TOOLS: Final = 64
 MAX_TOOL_CHARS: Final = 16_384  # of one tool's JSON
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-CANNOT_FORCE: Final = "this server cannot make the model call a tool"
+CANNOT_FORCE: Final = "the loaded model calls functions of its own accord alone"
 CANNOT_CALL: Final = "the loaded model calls no tools"
 
-ToolChoice = Literal["auto", "none"]
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """The model has to call a function."""
+
+    name: str | None = None  # this one; None: any
+
+    def to_wire(self) -> Any:
+        """As the protocol writes it."""
+        return {"type": "function", "name": self.name} if self.name else "required"
+
+
+ToolChoice = Literal["auto", "none"] | Forced
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +71,22 @@ def read_tool_choice(fields: Fields) -> ToolChoice | None:
     """How the model may use its tools; None: it is not said. Raises ProtocolError on what cannot be kept."""
     if "tool_choice" not in fields:
         return None
-    wanted = fields.value("tool_choice")
-    if wanted == "required" or isinstance(wanted, dict):
-        at = fields.at("tool_choice")
+    if isinstance(fields.value("tool_choice"), dict):
+        wanted = fields.object("tool_choice")
+        wanted.choice("type", ["function"])
+        return Forced(wanted.text("name", MAX_ID_CHARS))
+    choice = fields.choice("tool_choice", ["auto", "none", "required"])
+    return Forced() if choice == "required" else choice
+
+
+def check_choice(choice: ToolChoice, names: Collection[str], at: str, *, forces: bool) -> None:
+    """Raises ProtocolError when a choice, at this path, cannot be kept with the functions of these names."""
+    if not isinstance(choice, Forced):
+        return
+    if not forces:
         raise ProtocolError("unsupported_parameter", f'{at}: {CANNOT_FORCE}; say "auto" or "none"', param=at)
-    choice: ToolChoice = fields.choice("tool_choice", ["auto", "none"])
-    return choice
+    if choice.name and choice.name not in names:
+        raise ProtocolError("invalid_value", f"{at}.name: there is no tool {choice.name!r}", param=f"{at}.name")
 
 
 def _read_tool(fields: Fields) -> FunctionTool:

@@ -193,7 +193,8 @@ class Conversation:
 
 def last_said(items: Sequence[Item]) -> Item | None:
     """The newest thing in them that a person said or typed."""
-    return next((item for item in reversed(items) if item.role == "user" and not item.tool), None)
+    said = (item for item in reversed(items) if item.role == "user" and not item.tool and not item.aside)
+    return next(said, None)
 
 
 def instructions(items: Sequence[Item], own: str) -> str:

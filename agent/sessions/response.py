@@ -18,6 +18,7 @@ from agent.protocol.server_events import ServerEvent, function_told, item_added,
 from agent.protocol.settings import SessionSettings
 from agent.protocol.tools import FunctionTool
 from agent.sessions.conversation import Called, Calling, Conversation, Item, last_said
+from agent.sessions.draft import NOTHING_TOLD, Draft, Told
 from agent.sessions.tool_calls import ToolCaller
 from agent.speech.alignment import Alignment
 from agent.speech.speaking import AudioChunk, Pace, SentenceBegun, SentenceMade, SpeechOptions, Spoken, VoiceLost
@@ -55,6 +56,7 @@ class ReplyPlan:
     input_tokens: tuple[int, int]  # text, audio
     given: str | None  # words to say instead of asking the model
     after: str  # the item it answers, whatever is added meanwhile; "root": none
+    told: Told = NOTHING_TOLD  # of its draft, by a response that was broken off
 
     @property
     def asker(self) -> Item | None:
@@ -82,11 +84,14 @@ class Surroundings:
 class Response:
     """The one that a client sees as one `response`."""
 
-    def __init__(self, events: ReplyEvents, plan: ReplyPlan, pace: Pace, around: Surroundings) -> None:
-        self.events, self.plan, self.pace = events, plan, pace
+    def __init__(self, events: ReplyEvents, plan: ReplyPlan, draft: Draft, pace: Pace, around: Surroundings) -> None:
+        self.events, self.plan, self.draft, self.pace = events, plan, draft, pace
         self.task: asyncio.Task[None] | None = None
         self.context: Context | None = None  # that it is asked of
         self.item: Item | None = None  # the message that is open
+        self.message: Item | None = None  # the newest, open or not
+        self._message_at = self._chars = plan.told.chars  # of the draft: where it begins; all that was told
+        self._calls = plan.told.calls  # likewise
         self.pending: dict[str, Calling] = {}  # calls that the server has yet to answer
         self.rounds = 0  # of calls that the server has answered
         self.asks_client = False  # to answer a call, so this response ends here
@@ -106,6 +111,11 @@ class Response:
     @property
     def out_of_band(self) -> bool:
         return self.events.conversation_id is None
+
+    @property
+    def told(self) -> Told:
+        """How much of the draft the client has, as far as it is known by now."""
+        return Told(self._message_at + len(self.message.text if self.message else ""), self._calls)
 
     async def begin(self) -> None:
         """Tell that it exists."""
@@ -144,6 +154,7 @@ class Response:
     async def call(self, calling: Calling) -> None:
         """The model calls a function: one more item. What the server answers is no output that a client acts on."""
         await self._close_message()
+        self._calls += 1
         around = self._around
         assert around.caller
         call = calling.call
@@ -167,6 +178,11 @@ class Response:
         status: Literal["completed", "failed"] = "failed" if outcome.code else "completed"
         await self._around.send(function_told(self.id, call_id, name, status, outcome.code, outcome.message))
 
+    def renew(self, plan: ReplyPlan) -> None:
+        """The model is asked again, with what came of its calls."""
+        self.plan, self.draft, self.message = plan, Draft(), None
+        self._message_at = self._chars = self._calls = 0
+
     def take_made(self) -> list[Item]:
         """The items since the model was asked, as what it reads when it is asked again."""
         made, self._made = self._made, []
@@ -176,16 +192,21 @@ class Response:
         """The model has said all."""
         if self.events.empty:
             await self._open()  # a reply of no words is still a message
-        tokens = self.tokens + self._around.engine.count_tokens(self.events.text)
+        before = self.draft.text[: self.plan.told.chars]
+        tokens = self.tokens + sum(map(self._around.engine.count_tokens, (before, self.events.text)))
         if self.plan.given is None and tokens >= self.plan.sampling.max_tokens:
             await self.end("incomplete", reason="max_output_tokens")
         else:
             await self.end("completed")
 
-    async def end(self, ending: Ending, *, reason: str | None = None, failure: str | None = None) -> None:
-        """Close the response and everything it opened."""
+    async def end(
+        self, ending: Ending, *, reason: str | None = None, failure: str | None = None, keep_draft: bool = False
+    ) -> None:
+        """Close the response and everything it opened. keep_draft: the model may write on"""
         if self.task:
             self.task.cancel()
+        if not keep_draft:
+            self.draft.drop()
         if ending == "cancelled":
             self.pace.drop()
         else:
@@ -202,6 +223,7 @@ class Response:
             alignment = Alignment() if self.plan.speech else None
             item_id, aside = self._around.new_id("item"), self.plan.given is not None
             self.item = Item(item_id, "assistant", status="in_progress", alignment=alignment, aside=aside)
+            self.message, self._message_at = self.item, self._chars
             if alignment and not self.out_of_band:
                 self._around.conversation.audio.begin(self.item.id)
             before = self._place(self.item)
@@ -228,6 +250,7 @@ class Response:
         if item is None:
             return
         self.tokens += self._around.engine.count_tokens(self.events.text)
+        self._chars += len(self.events.text)
         item.text = self.events.text
         if item.alignment:
             if ending == "cancelled":

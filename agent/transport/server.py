@@ -15,12 +15,13 @@ from agent.errors import AgentError, ConfigError
 from agent.functions.permissions import Permissions
 from agent.hearing.ear import EarLimits
 from agent.hearing.vad import Vad, find_vad
+from agent.protocol.interruption import Interruption
 from agent.protocol.settings import SessionSettings
 from agent.protocol.speakers import SpeakerSettings
 from agent.protocol.turn_detection import TurnDetection
 from agent.sessions.functions import FunctionOptions
 from agent.sessions.nano_calls import NanoCaller
-from agent.sessions.responses import ReplyOptions
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.session import SessionOptions
 from agent.sessions.tool_calls import HermesCaller, ToolCaller, find_tool_caller
 from agent.speech.speaking import SpeechOptions
@@ -104,7 +105,9 @@ def build_options(
             turn_detection=detection,
             voice=voice.name if voice else None,
             calls_tools=caller is not None,
+            forces_tools=caller is not None and caller.opening([]) is not None,
             speakers=SpeakerSettings(config.speakers.policy, config.speakers.memory),
+            interruption=Interruption(turns.hold_ms, turns.short_ms, turns.back_channels, turns.resume),
         ),
         replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech, caller),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),

@@ -38,6 +38,8 @@ class Oracle:
         self.active: str | None = None  # response in the conversation
         self.responses: dict[str, Seen] = {}  # that are not over
         self.over: set[str] = set()
+        self.cut: dict[str, Event] = {}  # responses that may still be taken up again
+        self.resumed: list[Event] = []  # responses that went on with another
         self.items: list[str] = []  # of the conversation, in its order
         self.pending: dict[str, str | None] = {}  # added and not done, with the item before
         self.gone: set[str] = set()
@@ -79,6 +81,14 @@ class Oracle:
             if response["conversation_id"] is not None:
                 assert self.active is None, "two active responses in one conversation"
                 self.active = response["id"]
+            if before := event.get("wavllm_resumes"):
+                assert self.speaking is None, "somebody speaks"
+                broken_off = self.cut.pop(before)  # once only
+                for name in ("output_modalities", "max_output_tokens", "metadata", "audio", "conversation_id"):
+                    assert response[name] == broken_off[name], f"{name} changed between"
+                self.resumed.append(response)
+            if response["conversation_id"] is not None:
+                self.cut.clear()
             self.responses[response["id"]] = Seen(response)
             return
         response_id = event["response"]["id"] if kind == "done" else event["response_id"]
@@ -109,6 +119,11 @@ class Oracle:
         details = done["status_details"]
         assert (details is None) == (done["status"] == "completed")
         assert details is None or details["type"] == done["status"]
+        broken_off = done["status"] == "cancelled" and details["reason"] == "turn_detected"
+        if done["conversation_id"] is not None and (broken_off or done["output_modalities"] == ["audio"]):
+            self.cut[done["id"]] = done
+        for rest in self.resumed:
+            rest.update(done if rest["id"] == done["id"] else {})
         del self.responses[done["id"]]
         self.over.add(done["id"])
         if self.active == done["id"]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from agent.errors import VoiceError
 from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling
-from wavllm_core.engine.load import Load
+from wavllm_core.engine.load import Load, Spread
 from wavllm_core.errors import CapacityError, CoreError
 
 LOUDNESS = 3_000
@@ -100,6 +100,7 @@ class ScriptedEngine:
         self.prepared: list[tuple[str, list[Exchange]]] = []
         self.speculated: list[tuple[str, list[Exchange], Sampling]] = []
         self.full = self.dead = False
+        self.spreads: dict[str, Spread] = {}
         self.usage: PromptUsage | None = None  # that is told of every reply
         self.running = 0  # replies and transcripts under way
         self.heard: list[npt.NDArray[np.float32]] = []
@@ -111,6 +112,7 @@ class ScriptedEngine:
         self.pencil = asyncio.Event()  # a transcript waits for it
         self.pencil.set()
         self.deaf = self.mute = self.cannot_write = False
+        self.written: str | None = None  # every transcript; None: it tells the voice
 
     def open_context(self) -> ScriptedContext:
         if self.full:
@@ -123,6 +125,9 @@ class ScriptedEngine:
         self.running += 1
         try:
             await self.pencil.wait()
+            if self.written is not None:
+                yield self.written
+                return
             yield f"voice {voice_of(heard.speech_embeds)} "
             if self.cannot_write:
                 raise CoreError("the pencil is broken")
@@ -152,7 +157,7 @@ class ScriptedEngine:
     async def load_figures(self) -> Load:
         if self.dead:
             raise CoreError("the engine is closed")
-        return Load(*[0] * len(fields(Load)))
+        return Load(*[0] * (len(fields(Load)) - 1), spreads=self.spreads)
 
     async def close(self) -> None:
         pass

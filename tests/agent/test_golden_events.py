@@ -123,6 +123,41 @@ async def playback(script: Script) -> None:
     await script.hear("conversation.item.truncated")
 
 
+async def false_interruption(script: Script) -> None:
+    script.engine.words, script.engine.written = ["One. Two", " and more."], ""
+    script.engine.go_on.clear()
+    await script.say("session.update", session={"type": "realtime", "output_modalities": ["audio"]})
+    await script.hear("session.updated")
+    await script.say("response.create")
+    await script.hear("response.output_audio.delta")
+    await script.sound(speech(200))
+    await script.hear("response.done")
+    script.engine.go_on.set()
+    script.engine.pencil.clear()
+    await script.sound(silence(600))
+    await script.hear("wavllm.speaker")
+    script.engine.pencil.set()
+    await script.hear("response.done")
+
+
+async def back_channel(script: Script) -> None:
+    script.engine.words, script.engine.written = ["One. Two", " and more."], "Mm-hmm."
+    script.engine.go_on.clear()
+    extension = {"interruption": {"hold_ms": 500}}
+    session = {"type": "realtime", "output_modalities": ["audio"], "wavllm": extension}
+    await script.say("session.update", session=session)
+    await script.hear("session.updated")
+    await script.say("response.create")
+    await script.hear("response.output_audio.delta")
+    await script.sound(speech(200), silence(200))
+    for _ in range(4):  # until it was heard and written down
+        await script.client.configure()
+    await script.sound(silence(400))
+    await script.hear("wavllm.speech_ignored")
+    script.engine.go_on.set()
+    await script.hear("response.done")
+
+
 async def tools(script: Script) -> None:
     await script.say("session.update", session={"type": "realtime", "tools": [BREW]})
     await script.hear("session.updated")
@@ -214,6 +249,8 @@ SCENARIOS: list[Callable[[Script], Awaitable[None]]] = [
     push_to_talk,
     barge_in,
     playback,
+    false_interruption,
+    back_channel,
     tools,
     functions,
     out_of_band,

@@ -24,7 +24,7 @@ from agent.protocol.turn_detection import TurnDetection
 from agent.sessions.functions import FunctionOptions
 from agent.sessions.mailbox import LiveMailbox
 from agent.sessions.names import Names
-from agent.sessions.responses import ReplyOptions
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.session import Session, SessionOptions
 from agent.sessions.tool_calls import HermesCaller
 from agent.speech.speaking import SpeechOptions
@@ -51,6 +51,8 @@ RUSH: dict[str, dict[str, Any]] = {
     "pause": {"type": "input_audio_buffer.append", "audio": base64.b64encode(silence(600, 24_000)).decode()},
     "update": {"type": "session.update", "session": {"type": "realtime"}},
 }
+WRITTEN = ["".join(reply).strip() for reply in [*REPLIES, *FOR_SERVER]]
+TEXTS = [text for written in WRITTEN for text in (written, written.partition("<")[0].strip(), written.split(">")[-1])]
 QUIET_ROUNDS = 16  # of the loop without an event: nothing is going to happen by itself
 
 
@@ -61,7 +63,7 @@ class SteppedEngine(ScriptedEngine):
         super().__init__()
         self.ink = asyncio.Semaphore(0)
         self.script: list[str] = []
-        self.fails = False
+        self.fails = self.murmurs = False
 
     async def reply(
         self, instructions: str, history: Sequence[Exchange], sampling: Sampling
@@ -81,7 +83,7 @@ class SteppedEngine(ScriptedEngine):
     async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         self.running += 1
         try:
-            for word in ("so ", "it was"):
+            for word in ("m", "hm") if self.murmurs else ("so ", "it was"):
                 await self.ink.acquire()
                 if self.fails:
                     raise CoreError("out of ink")
@@ -271,11 +273,23 @@ class SessionMachine(RuleBasedStateMachine):
         self.model_writes(words)
 
     @rule(
-        script=st.sampled_from([*REPLIES, *FOR_SERVER]), fails=st.booleans(), deaf=st.booleans(), broken=st.booleans()
+        script=st.sampled_from([*REPLIES, *FOR_SERVER]),
+        fails=st.booleans(),
+        deaf=st.booleans(),
+        murmurs=st.booleans(),
+        broken=st.booleans(),
     )
-    def things_go_differently(self, script: list[str], fails: bool, deaf: bool, broken: bool) -> None:
+    def things_go_differently(self, script: list[str], fails: bool, deaf: bool, murmurs: bool, broken: bool) -> None:
         self.engine.script, self.engine.fails, self.engine.deaf = script, fails, deaf
-        self.voice.broken = broken
+        self.engine.murmurs, self.voice.broken = murmurs, broken
+
+    @rule(
+        hold_ms=st.sampled_from([0, 300, 800]), short_ms=st.sampled_from([0, 0, 250]), resume=st.sampled_from([1, 1, 0])
+    )
+    def client_says_what_interrupts(self, hold_ms: int, short_ms: int, resume: int) -> None:
+        interruption = {"hold_ms": hold_ms, "short_ms": short_ms, "resume": bool(resume)}
+        said = self.say("session.update", session={"wavllm": {"interruption": interruption}})
+        assert said[-1]["session"]["wavllm"]["interruption"].items() >= interruption.items()
 
     @rule(order=st.lists(st.sampled_from(["write", *RUSH]), min_size=2, max_size=6))
     def all_at_once(self, order: list[str]) -> None:
@@ -290,6 +304,27 @@ class SessionMachine(RuleBasedStateMachine):
 
         self.loop.run_until_complete(rush())
         self.settle()
+
+    @rule(
+        ms=st.sampled_from([200, 300, 500]),
+        begins=st.sampled_from(["answer", "aloud", "nothing"]),
+        script=st.sampled_from([*REPLIES, *FOR_SERVER]),
+        ink=st.tuples(st.integers(0, 3), st.sampled_from([0, 2, 9])),
+        murmurs=st.booleans(),
+    )
+    def person_speaks_into_a_reply(
+        self, ms: int, begins: str, script: list[str], ink: tuple[int, int], murmurs: bool
+    ) -> None:
+        self.things_go_differently(script, fails=False, deaf=False, murmurs=murmurs, broken=False)
+        usual = {"type": "server_vad", "create_response": True, "interrupt_response": True}
+        self.say("session.update", session={"audio": {"input": {"turn_detection": usual}}})
+        if begins in RUSH:
+            self.say("response.create", response=RUSH[begins].get("response"))
+        self.model_writes(ink[0])
+        self.person_speaks(ms, 1)
+        self.person_is_silent(300)
+        self.model_writes(ink[1])
+        self.person_is_silent(700)
 
     @rule()
     def voice_stops_or_goes_on(self) -> None:
@@ -327,12 +362,21 @@ class SessionMachine(RuleBasedStateMachine):
             self.engine.ink.release()
             self.settle()
         self.oracle.at_rest()
+        for rest in self.oracle.resumed:
+            for said in words(rest) if rest["status"] == "completed" else []:
+                assert any(text.endswith(said) for text in TEXTS), "not what the model wrote"
         self.task.cancel()
         self.loop.run_until_complete(asyncio.wait([self.task]))
         self.session.close()
         self.loop.run_until_complete(asyncio.sleep(0))
         assert (self.engine.running, self.voice.running, self.engine.open) == (0, 0, set())
         assert not asyncio.all_tasks(self.loop)
+
+
+def words(response: dict[str, Any]) -> list[str]:
+    """What was told in the messages of one response."""
+    parts = [part for item in response["output"] for part in item.get("content", [])]
+    return [part.get("text", part.get("transcript")).strip() for part in parts]
 
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]

@@ -41,7 +41,7 @@ def flags(*runs: tuple[int, bool]) -> list[bool]:
 
 def test_a_digit_makes_a_turn_with_its_prefix() -> None:
     said = turns(flags((1000, False), (300, True), (1000, False)))
-    assert said == [SpeechStarted(16 * 700), SpeechStopped(16 * 1400, 16 * 1300, 16 * 1800)]
+    assert said == [SpeechStarted(16 * 700), SpeechStopped(16 * 1400, 16 * 1300, 16 * 1800, 16 * 300)]
 
 
 @pytest.mark.parametrize("blip_ms", [20, 60, 100, 140])
@@ -51,21 +51,21 @@ def test_a_blip_makes_none(blip_ms: int) -> None:
 
 def test_a_breath_does_not_end_a_turn() -> None:
     said = turns(flags((300, True), (480, False), (20, True), (480, False), (300, True), (500, False)))
-    assert said == [SpeechStarted(0), SpeechStopped(16 * 1680, 16 * 1580, 16 * 2080)]
+    assert said == [SpeechStarted(0), SpeechStopped(16 * 1680, 16 * 1580, 16 * 2080, 16 * 620)]
 
 
 def test_speech_may_flicker() -> None:
     flicker = [True, True, True, True, False] * 4
-    assert turns(flicker + [False] * 25) == [SpeechStarted(0), SpeechStopped(24 * 320, 19 * 320, 44 * 320)]
+    assert turns(flicker + [False] * 25) == [SpeechStarted(0), SpeechStopped(24 * 320, 19 * 320, 44 * 320, 16 * 320)]
 
 
 def test_endless_speech_is_cut_and_no_sample_is_given_twice() -> None:
     said = turns([True] * FRAMES_PER_S * 61)
     assert said == [
         SpeechStarted(0),
-        SpeechStopped(480_000, 480_000, 480_000),
+        SpeechStopped(480_000, 480_000, 480_000, 480_000),
         SpeechStarted(480_000),
-        SpeechStopped(960_000, 960_000, 960_000),
+        SpeechStopped(960_000, 960_000, 960_000, 480_000),
         SpeechStarted(960_000),
     ]
 
