@@ -44,7 +44,7 @@ def enrol(
     """Remember a voice; vectors are kept, recordings are not."""
     from agent.voices.people import check_voicing
 
-    people, recordings = _people(context.obj), _read(files)
+    people, recordings = _people(context.obj), _read(files, enrol=True)
     check_voicing({recording.label: recording.voicing for recording in recordings})  # before the model is loaded
     person = people.enrol(name, _hear(context.obj, recordings))
     print(f"{person.name} is known from {len(person.vectors)} utterances")
@@ -131,10 +131,11 @@ def _people(config: AgentConfig) -> People:
     return open_people(config.speakers, build_scale(config.speakers, config.model.checkpoint))
 
 
-def _read(files: list[Path]) -> list[Recording]:
+def _read(files: list[Path], *, enrol: bool = False) -> list[Recording]:
     from agent.voices.listening import read_recordings
+    from agent.voices.setup import build_detector
 
-    return read_recordings(files)
+    return read_recordings(files, build_detector() if enrol else None)
 
 
 def _hear(config: AgentConfig, recordings: list[Recording]) -> list[Sample]:

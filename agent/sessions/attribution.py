@@ -135,7 +135,7 @@ class Attribution:
 
         def enrol() -> Person:
             samples = [
-                Sample(f"utterance {number}", vector, measure_voicing(to_waveform(pcm)))
+                Sample(f"utterance {number}", vector, measure_voicing(to_waveform(pcm), self._options.detect))
                 for number, (vector, pcm) in enumerate(spoken, start=1)
             ]
             return people.enrol(wanted.name, [sample for sample in samples if is_voice(sample.voicing)])

@@ -42,6 +42,7 @@ from agent.protocol.legacy import legacy
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.protocol.speakers import SpeakerName
+from agent.protocol.tools import Forced
 from agent.sessions.attribution import Attribution
 from agent.sessions.conversation import Conversation
 from agent.sessions.functions import FunctionEnded, FunctionOptions, Functions
@@ -191,7 +192,6 @@ class Session:
             self._ear.expect_speech(round(SAMPLE_RATE * self._responses.left_s))
         if isinstance(message, ReplyEnded | TranscriptEnded):
             self._turns.prepare()
-
         if self._transcripts.idle:
             await self._responses.resume()
             await self._tell_of_timers()
@@ -203,7 +203,9 @@ class Session:
         if over := self._functions.take_over():
             for news in over:
                 await self._items.add(self._around.output_item(news.call_id, json.dumps(news.output)))
-            await self._responses.answer(ReplyDue(self._settings, self._mailbox.now_s))
+            choice = self._settings.tool_choice
+            settings = replace(self._settings, tool_choice="auto" if isinstance(choice, Forced) else choice)
+            await self._responses.answer(ReplyDue(settings, self._mailbox.now_s))  # nobody has asked for a call
 
     async def _expire(self, lifetime_s: float) -> None:
         await self._mailbox.sleep(lifetime_s)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.voices.people import Sample
-from agent.voices.voiced import Voicing, measure_voicing
+from agent.voices.voiced import Detect, Voicing, measure_voicing
 from wavllm_core.audio import Waveform, read_audio
 from wavllm_core.engine.api import Context, Engine, Heard
 
@@ -22,12 +22,12 @@ class Recording:
     voicing: Voicing
 
 
-def read_recordings(files: Iterable[Path]) -> list[Recording]:
-    """Raises InputError for the first file that cannot be read."""
+def read_recordings(files: Iterable[Path], detect: Detect | None = None) -> list[Recording]:
+    """`detect`: of speech, where that matters. Raises InputError for the first file that cannot be read."""
     recordings = []
     for path in files:
         waveform = read_audio(path)
-        voicing = measure_voicing(waveform)
+        voicing = measure_voicing(waveform, detect)
         start, end = voicing.span
         recordings.append(Recording(path.name, waveform[start:end] if end else waveform, voicing))
     return recordings

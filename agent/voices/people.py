@@ -19,6 +19,7 @@ MAX_UTTERANCES: Final = 20
 MIN_VOICED_S: Final = 0.6
 MIN_VOICED_SHARE: Final = 0.4  # of an utterance that is not quiet
 MAX_STILL: Final = 0.4
+MIN_SPEECH_SHARE: Final = 0.3  # from the first voiced sound to the last
 
 Vector = npt.NDArray[np.float32]
 
@@ -139,6 +140,8 @@ def _fault(voicing: Voicing) -> str:
         return f"only {100 * voicing.share:.0f} % of it sounds like a voice: noise, or somebody far away"
     if voicing.still > MAX_STILL:
         return "its pitch stands still: music or a tone, not speech"
+    if voicing.speech < MIN_SPEECH_SHARE:
+        return f"only {100 * voicing.speech:.0f} % of it is speech: an animal, a machine, or crying"
     return ""
 
 

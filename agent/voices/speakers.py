@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from agent.voices.people import People, likeness
 from agent.voices.store import Person
+from agent.voices.voiced import Detect
 from wavllm_core.voices import VoiceScale
 
 MAX_VOICES: Final = 16  # then the nearest known one is taken
@@ -30,6 +31,7 @@ class SpeakerOptions:
     scale: VoiceScale = field(default_factory=VoiceScale)
     people: People | None = None  # who is known by name
     clients_may_enrol: bool = False
+    detect: Detect | None = None  # speech, in what is to be enrolled
 
 
 @dataclass(frozen=True, slots=True)

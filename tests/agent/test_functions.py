@@ -347,3 +347,15 @@ async def test_with_memory_of_ones_own_the_second_round_is_no_wider_than_the_fir
             await client.append(turn(400, voice))
             await client.until("response.done")
     assert [{old.speaker for old in history} for _, history, _ in engine.asked] == [{1}, {2}, {2, None}]
+
+
+async def test_a_model_that_is_made_to_call_is_not_made_to_again(tmp_path: Path) -> None:
+    setting = call("set_timer", seconds=0.01).removeprefix('<tool_call>{"name": "set_timer", "arguments": ')
+    engine = saying(setting, "Right.", "It is over.")
+    async with serving(engine, tmp_path) as client:
+        await client.configure(tool_choice={"type": "function", "name": "set_timer"})
+        await client.send("response.create")
+        for text in ("Right.", "It is over."):
+            response = (await client.until("response.done"))["response"]
+            assert response["output"][0]["content"][0]["text"] == text
+    assert [bool(sampling.begins) for _, _, sampling in engine.asked] == [True, False, False]

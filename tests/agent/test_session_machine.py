@@ -53,7 +53,7 @@ RUSH: dict[str, dict[str, Any]] = {
 }
 WRITTEN = ["".join(reply).strip() for reply in [*REPLIES, *FOR_SERVER]]
 TEXTS = [text for written in WRITTEN for text in (written, written.partition("<")[0].strip(), written.split(">")[-1])]
-QUIET_ROUNDS = 8  # of the loop without an event: nothing is going to happen by itself
+QUIET_ROUNDS = 16  # of the loop without an event: nothing is going to happen by itself
 
 
 class SteppedEngine(ScriptedEngine):

@@ -11,6 +11,7 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from agent.__main__ import app
+from tests.agent.test_attribution import hum
 
 CLIPS = Path(__file__).parents[2] / "clients" / "demo" / "clips"
 Voices = Callable[..., Result]
@@ -50,12 +51,14 @@ def test_files_without_a_voice_are_refused_by_name(voices: Voices, tmp_path: Pat
     (tmp_path / "broken.wav").write_bytes(b"RIFF no wave")
     soundfile.write(tmp_path / "silence.wav", np.zeros(16_000, np.float32), 16_000)
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    soundfile.write(tmp_path / "hum.wav", np.frombuffer(hum(2_000, 1), "<i2"), 16_000)
     good = copies("s2i_540a38c2.flac", tmp_path)
     for bad, fault in (
         ("broken.wav", "not a sound file"),
         ("missing.wav", "no such file"),
         ("silence.wav", "0.0 s of voice"),
         ("noise.wav", "0.0 s of voice"),
+        ("hum.wav", "% of it is speech: an animal"),
     ):
         refused = voices("enrol", "Anna", *good, tmp_path / bad)
         assert refused.exit_code == 1 and fault in str(refused.exception) and bad in str(refused.exception)
