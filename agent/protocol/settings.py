@@ -60,6 +60,12 @@ class SessionSettings:
     speakers: SpeakerSettings = field(default_factory=SpeakerSettings)
     interruption: Interruption = field(default_factory=Interruption)
 
+    @property
+    def answers_by_itself(self) -> bool:
+        """Whether a turn is answered that the client did not ask about."""
+        detection = self.turn_detection
+        return self.kind == "realtime" and detection is not None and detection.create_response
+
     def to_wire(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
         """The session object of the protocol, with effective values only; `expires_at` in seconds of Unix time."""
         extensions = {

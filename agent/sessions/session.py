@@ -20,7 +20,6 @@ from agent.errors import SessionOver
 from agent.functions.builtin import TimerNews
 from agent.hearing.audio import check_samples
 from agent.hearing.ear import Ear, EarLimits
-from agent.hearing.vad import SAMPLE_RATE
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
     AudioAppend,
@@ -43,6 +42,7 @@ from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.protocol.speakers import SpeakerName
 from agent.protocol.tools import Forced
+from agent.sessions.ahead import Ahead, HeardAhead, HeardEarly, ReadAhead, TurnReport
 from agent.sessions.attribution import Attribution
 from agent.sessions.conversation import Conversation
 from agent.sessions.functions import FunctionEnded, FunctionOptions, Functions
@@ -53,7 +53,7 @@ from agent.sessions.planning import ReplyOptions
 from agent.sessions.response import ReplyDue, Surroundings
 from agent.sessions.responses import Responses
 from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
-from agent.sessions.turns import HeardAhead, HeardEarly, ReadAhead, TurnReport, Turns
+from agent.sessions.turns import Turns
 from agent.voices.speakers import SpeakerOptions
 from wavllm_core.engine.api import Engine, Heard
 
@@ -142,8 +142,7 @@ class Session:
             self._items,
             self._transcripts,
             self._responses,
-            self._start,
-            options.judge_turn_end,
+            Ahead(around, self._ear, self._who, self._responses, self._start, options.judge_turn_end),
         )
 
     @property
@@ -188,8 +187,8 @@ class Session:
                 await self._send(events.timer_told(message.call_id, message.name, message.status, message.left_s))
             case _Expired():
                 await self._end()
-        if isinstance(message, ReplyEnded) and self._responses.idle:
-            self._ear.expect_speech(round(SAMPLE_RATE * self._responses.left_s))
+        if isinstance(message, ReplyEnded):
+            self._turns.expect_speech()
         if isinstance(message, ReplyEnded | TranscriptEnded):
             self._turns.prepare()
         if self._transcripts.idle:

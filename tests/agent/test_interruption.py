@@ -24,8 +24,9 @@ from tests.agent.test_transport import figures
 from wavllm_core.errors import CoreError
 
 DONE, STARTED, STOPPED = "response.done", "input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped"
+TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
 IGNORED, TRUNCATED = "wavllm.speech_ignored", "conversation.item.truncated"
-SAID = ["One two three. Four five six. ", "Seven eight nine."]
+SAID = ["One two three four five six seven. Eight nine ten. ", "And so on."]
 WHOLE = "".join(SAID)
 
 
@@ -46,8 +47,9 @@ async def interruption(client: Client, **settings: Any) -> None:
 
 @asynccontextmanager
 async def spoken_to(engine: ScriptedEngine, **settings: Any) -> AsyncIterator[Client]:
-    """While a reply sounds, of which 200 ms have arrived."""
+    """While a reply sounds, of which 200 ms have arrived; the model goes on writing when it is let."""
     engine.words = list(SAID)
+    engine.go_on.clear()
     async with listening(engine, ScriptedVoice(), lead_ms=200) as client:
         await interruption(client, **settings)
         await client.send("response.create")
@@ -56,10 +58,11 @@ async def spoken_to(engine: ScriptedEngine, **settings: Any) -> AsyncIterator[Cl
         yield client
 
 
-async def cut_off(client: Client, ms: int = 400) -> Event:
+async def cut_off(client: Client, engine: ScriptedEngine) -> Event:
     """Somebody speaks; returns the end of the reply."""
-    await client.append(speech(ms))
+    await client.append(speech(400))
     done = await client.until(DONE)
+    engine.go_on.set()
     assert done["response"]["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
     return done
 
@@ -74,7 +77,7 @@ async def test_a_reply_that_nothing_interrupted_goes_on_where_it_was_cut(told_by
         item_id = next(event["item_id"] for event in client.seen if event["type"] == AUDIO)
         if told_by == "ack":
             await client.send("wavllm.playback.ack", item_id=item_id, played_ms=90)
-        first = (await cut_off(client))["response"]
+        first = (await cut_off(client, engine))["response"]
         if told_by == "truncate":
             await client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=90)
         if not ahead:
@@ -86,6 +89,8 @@ async def test_a_reply_that_nothing_interrupted_goes_on_where_it_was_cut(told_by
         await client.until("conversation.item.done")
         engine.pencil.set()
         second = (await client.until(DONE))["response"]
+        (told,) = [event for event in client.seen if event["type"] == TRANSCRIBED]
+        assert told["transcript"] == engine.written
         begun = created(client)[0]
         assert (begun["wavllm_resumes"], second["status"]) == (first["id"], "completed")
         assert WHOLE.endswith(read(client.seen))
@@ -103,7 +108,7 @@ async def test_a_reply_that_nothing_interrupted_goes_on_where_it_was_cut(told_by
 async def test_words_are_answered_and_the_reply_is_over() -> None:
     engine = ScriptedEngine()
     async with spoken_to(engine) as client:
-        await cut_off(client)
+        await cut_off(client, engine)
         await client.append(silence(600))
         await client.until(DONE)
         assert ["wavllm_resumes" in event for event in created(client)] == [False, False]
@@ -114,7 +119,7 @@ async def test_words_that_cannot_be_read_are_answered() -> None:
     engine = ScriptedEngine()
     engine.written, engine.cannot_write = None, True
     async with spoken_to(engine) as client:
-        await cut_off(client)
+        await cut_off(client, engine)
         await client.append(silence(600))
         await client.until(DONE)
     assert len(engine.asked) == 2
@@ -123,7 +128,7 @@ async def test_words_that_cannot_be_read_are_answered() -> None:
 async def test_what_cannot_be_heard_fails_as_ever() -> None:
     engine = ScriptedEngine()
     async with spoken_to(engine) as client:
-        await cut_off(client)
+        await cut_off(client, engine)
         engine.deaf = True
         await client.append(silence(600))
         assert (await client.until(DONE))["response"]["status"] == "failed"
@@ -133,7 +138,7 @@ async def test_nobody_takes_up_again_who_was_told_not_to() -> None:
     engine = ScriptedEngine()
     engine.written = ""
     async with spoken_to(engine, resume=False) as client:
-        await cut_off(client)
+        await cut_off(client, engine)
         await client.append(silence(600))
         await client.until(DONE)
     assert len(engine.asked) == 2
@@ -143,7 +148,7 @@ async def test_a_reply_that_was_deleted_stays_so() -> None:
     engine = ScriptedEngine()
     engine.written = ""
     async with spoken_to(engine) as client:
-        done = await cut_off(client)
+        done = await cut_off(client, engine)
         await client.send("conversation.item.delete", item_id=done["response"]["output"][0]["id"])
         await client.append(silence(600))
         await client.until("conversation.item.input_audio_transcription.completed")
@@ -158,8 +163,7 @@ async def test_a_written_reply_goes_on_as_well_and_the_model_never_stopped() -> 
     async with running(engine) as port, talking(port) as client:
         await client.send("response.create")
         await client.until("response.output_text.delta")
-        await cut_off(client)
-        engine.go_on.set()
+        await cut_off(client, engine)
         await client.append(silence(600))
         done = await client.until(DONE)
         assert done["response"]["output"][0]["content"][0]["text"] == "two three"
@@ -174,7 +178,8 @@ async def test_a_model_that_still_writes_is_stopped_by_words() -> None:
     async with running(engine) as port, talking(port) as client:
         await client.send("response.create")
         await client.until("response.output_text.delta")
-        await cut_off(client)
+        await client.append(speech(400))
+        await client.until(DONE)
         assert engine.running == 1
         await client.append(silence(600))
         await client.until("response.created")
@@ -189,7 +194,7 @@ async def test_calls_that_a_cough_held_up_are_made(tmp_path: Any) -> None:
         await client.configure(output_modalities=["audio"], tools=[BREW])
         await client.send("response.create")
         await client.until(AUDIO)
-        await cut_off(client)
+        await cut_off(client, engine)
         await client.append(silence(600))
         output = (await client.until(DONE))["response"]["output"]
         assert [item["type"] for item in output] == ["message", "function_call"]
@@ -204,6 +209,7 @@ async def test_murmurs_shorter_than_the_hold_are_ignored() -> None:
         await client.append(silence(400))
         ignored = await client.until(IGNORED)
         assert (ignored["transcript"], ignored["audio_end_ms"] - ignored["audio_start_ms"]) == ("Yes, okay.", 800)
+        engine.go_on.set()
         assert (await client.until(DONE))["response"]["status"] == "completed"
         assert read(client.seen) == WHOLE
         assert not {STARTED, STOPPED} & set(client.kinds())
@@ -219,6 +225,7 @@ async def test_short_words_interrupt_as_soon_as_they_are_understood() -> None:
         await client.append(speech(300) + silence(200))
         started = await client.until(STARTED)
         await client.until(DONE)
+        engine.go_on.set()
         await client.append(silence(400))
         stopped = await client.until(STOPPED)
         assert stopped["item_id"] == started["item_id"]
@@ -235,6 +242,7 @@ async def test_whoever_speaks_on_interrupts_whatever_it_is() -> None:
         await client.append(speech(60))
         await client.until(STARTED)
         await client.until(DONE)
+        assert engine.running == 1  # still: it may have been nothing
 
 
 async def test_too_short_for_words_without_asking_the_model() -> None:
@@ -269,12 +277,27 @@ async def test_taking_the_audio_away_ends_the_doubt() -> None:
     engine = ScriptedEngine()
     engine.written = ""
     async with spoken_to(engine) as client:
-        await cut_off(client)
+        await cut_off(client, engine)
         await client.send("input_audio_buffer.clear")
         await client.until("input_audio_buffer.cleared")
         await client.append(silence(600) + speech(400) + silence(600))
         await client.until(DONE)
         assert ["wavllm_resumes" in event for event in created(client)] == [False, False]
+
+
+async def test_silence_after_a_murmur_is_noticed() -> None:
+    """Though the reply had been sent whole before it."""
+    engine = ScriptedEngine()
+    engine.words, engine.written = ["More? " * 30], "Mhm"
+    async with listening(engine, ScriptedVoice()) as client:
+        await client.configure_input(turn_detection={"type": "server_vad", "idle_timeout_ms": 5_000})
+        await interruption(client, hold_ms=400, short_ms=300)
+        await client.send("response.create")
+        await client.until(DONE)
+        await client.append(speech(200) + silence(500))
+        await client.until(IGNORED)
+        await client.append(silence(8_000), 64_000)
+        await client.until("input_audio_buffer.timeout_triggered")
 
 
 @pytest.mark.parametrize(
