@@ -31,10 +31,10 @@ class Draft:
     """Grows to the tokens of one reply at most."""
 
     def __init__(self) -> None:
-        self.failure: str | None = None  # why the model ended early, if it did
-        self.writer: asyncio.Task[None] | None = None
+        self.writer: asyncio.Task[None] | None = None  # at work on it
+        self.ended = False  # it is whole
+        self.failure: str | None = None  # or as whole as it gets, and why
         self._found: list[str | Call] = []
-        self._ended = False
         self._more = asyncio.Event()
 
     @property
@@ -49,7 +49,7 @@ class Draft:
         text = self.text
         words = text[told.chars :].lstrip()
         calls = sum(isinstance(found, Call) for found in self._found) - told.calls
-        left = not self._ended or calls > 0 or any(character.isalnum() for character in words)
+        left = not self.ended or calls > 0 or any(character.isalnum() for character in words)
         return Told(len(text) - len(words), told.calls) if left else None
 
     async def write(self, reply: AsyncGenerator[str | Call, None]) -> None:
@@ -61,7 +61,7 @@ class Draft:
                     self._more.set()
         except (CoreError, ToolCallError) as fault:
             self.failure = str(fault)
-        self._ended = True
+        self.ended = True
         self._more.set()
 
     async def read(self, told: Told) -> AsyncGenerator[str | Call, None]:
@@ -80,7 +80,7 @@ class Draft:
                     chars -= skipped
                     if skipped < len(found):
                         yield found[skipped:]
-            if self._ended:
+            if self.ended:
                 return
             self._more.clear()
             await self._more.wait()

@@ -4,6 +4,7 @@
     none    it begins, into a reply, and such are held      held
     none    it begins otherwise                             told    Tell
     held    it lasts, or there are words in it              told    Tell
+    told    there are words in it                           told    LetGo
     held    it ends, wordless, and the reply goes on        none    Ignore
     held    it ends otherwise                               as if told before
     told    it ends in words, or nothing was broken off     none    Commit, Answer
@@ -57,7 +58,7 @@ class Lasted:
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
+class Worded:
     """And has said words by now."""
 
 
@@ -127,7 +128,7 @@ class LetGo:
     """Of that one: it is over for good."""
 
 
-FloorEvent = Began | Lasted | Paused | Ended | Known | Dropped | TakenOver
+FloorEvent = Began | Lasted | Worded | Ended | Known | Dropped | TakenOver
 FloorEffect = Tell | Ignore | Commit | SetAside | Answer | Resume | LetGo
 Step = tuple[Floor, tuple[FloorEffect, ...]]
 
@@ -139,9 +140,11 @@ def advance(scene: Scene, floor: Floor, event: FloorEvent) -> Step:
             return replace(floor, speech="held"), ()
         case Began():
             return _tell(scene, floor)
-        case Lasted() | Paused() if floor.speech == "held":
+        case Lasted() | Worded() if floor.speech == "held":
             floor, effects = _tell(scene, floor)
-            return replace(floor, doubtful=floor.doubtful and not isinstance(event, Paused)), effects
+            return replace(floor, doubtful=floor.doubtful and not isinstance(event, Worded)), effects
+        case Worded() if floor.doubtful:
+            return replace(floor, doubtful=False), (LetGo(),)
         case Ended(item_id, words):
             return _end(scene, floor, item_id, words)
         case Known(item_id, words) if item_id in floor.unread:

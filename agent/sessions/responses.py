@@ -99,6 +99,11 @@ class Responses:
         return bool(self._active or self._cut or (self._sounding and self.left_s > 0))
 
     @property
+    def writes_on(self) -> bool:
+        """The model is still at a reply that was broken off."""
+        return self._cut is not None and not self._cut.response.draft.ended
+
+    @property
     def all_done(self) -> bool:
         """Nothing is under way beside the conversation either."""
         return self.idle and not self._beside

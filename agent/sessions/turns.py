@@ -29,12 +29,12 @@ from agent.sessions.floor import (
     Known,
     Lasted,
     LetGo,
-    Paused,
     Resume,
     Scene,
     SetAside,
     TakenOver,
     Tell,
+    Worded,
     advance,
 )
 from agent.sessions.items import Items
@@ -99,9 +99,11 @@ class Turns:
                 if stopped := await self._ahead.take_heard(report, in_doubt=self._floor.in_doubt):
                     await self._speech_stopped(stopped)
             case ReadAhead():
-                if self._ahead.take_read(report) and self._floor.speech == "held":
-                    await self._step(Paused())
-                    self._ahead.speculate(report.heard)
+                if self._ahead.take_read(report) and self._floor.in_doubt:
+                    kept_busy = self._floor.speech == "held" or self._responses.writes_on
+                    await self._step(Worded())
+                    if kept_busy:
+                        self._ahead.speculate(report.heard)
             case HeardEarly():
                 await self._ahead.take_early(report)
 

@@ -21,12 +21,12 @@ from agent.sessions.floor import (
     Known,
     Lasted,
     LetGo,
-    Paused,
     Resume,
     Scene,
     SetAside,
     TakenOver,
     Tell,
+    Worded,
     advance,
 )
 
@@ -67,7 +67,8 @@ def run(*steps: tuple[Scene, FloorEvent]) -> list[FloorEffect]:
         ([(REPLYING, Began()), (REPLYING, Ended("a", True))], [Tell(), ANSWER]),
         ([(REPLYING, Began()), (QUIET, Ended("a", False))], [Tell(), ANSWER]),  # it was said to the end meanwhile
         ([(REPLYING, Began()), (REPLYING, Lasted()), (CUT, Ended("a", False))], [Tell(), RESUMED]),
-        ([(REPLYING, Began()), (REPLYING, Paused()), (CUT, Ended("a", False))], [Tell(), ANSWER]),
+        ([(REPLYING, Began()), (REPLYING, Worded()), (CUT, Ended("a", False))], [Tell(), ANSWER]),
+        ([(AT_ONCE, Began()), (CUT, Worded()), (CUT, Ended("a", False))], [Tell(), LetGo(), ANSWER]),
         ([(REPLYING, Began()), (REPLYING, Dropped()), (QUIET, Began())], [LetGo(), Tell()]),
         ([(REPLYING, Began()), (REPLYING, TakenOver()), (QUIET, Ended("a", None))], [LetGo(), Tell(), ANSWER]),
         ([(AT_ONCE, Began()), (CUT, TakenOver()), (QUIET, Known("a", False))], [Tell(), LetGo()]),
@@ -101,7 +102,7 @@ SCENES = st.builds(
 )
 
 
-@given(st.lists(st.tuples(SCENES, st.sampled_from(["speech", "lasted", "paused", "known", "drop", "take"]), st.data())))
+@given(st.lists(st.tuples(SCENES, st.sampled_from(["speech", "lasted", "worded", "known", "drop", "take"]), st.data())))
 def test_every_turn_is_told_once_and_followed_by_one_thing(steps: list[tuple[Scene, str, st.DataObject]]) -> None:
     floor, unread, owed = Floor(), list[str](), 0
     for number, (scene, what, data) in enumerate(steps):
@@ -112,7 +113,7 @@ def test_every_turn_is_told_once_and_followed_by_one_thing(steps: list[tuple[Sce
         elif what == "known" and unread:
             event = Known(unread.pop(data.draw(st.integers(0, len(unread) - 1))), data.draw(st.booleans()))
         else:
-            event = {"drop": Dropped(), "take": TakenOver(), "lasted": Lasted()}.get(what, Paused())
+            event = {"drop": Dropped(), "take": TakenOver(), "lasted": Lasted()}.get(what, Worded())
         before = floor
         floor, effects = advance(scene, floor, event)
         tells, ends = effects.count(Tell()), [e for e in effects if isinstance(e, Commit | Ignore)]
