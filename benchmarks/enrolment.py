@@ -3,7 +3,8 @@
     python benchmarks/enrolment.py PACK [--people 300]
 
 ESC-10's noises, and clips of so762's people; the limits were chosen on the split `train`. "By pitch" is what the
-signal alone says, "and speech" what is left when Silero's detector has to hear speech in it, too.
+signal alone says, "and speech" what is left when Silero's detector has to hear speech in it, too. Then recordings of
+one dev speaker, and of two one after the other: how many are refused because two seem to speak.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from pathlib import Path
 import numpy as np
 from _report import announce, machine, parser, save, table
 
-from agent.voices.people import is_voice
+from agent.voices.diarization import parts_alike, windows
+from agent.voices.people import MIN_ONE_VOICE, is_voice
 from agent.voices.setup import build_detector
 from agent.voices.voiced import Voicing, measure_voicing
-from wavllm_core.train.corpus import Clip, Pcm, read_pack
+from wavllm_core.checkpoint import NANO, load
+from wavllm_core.evaluate.listener import Listener
+from wavllm_core.train.corpus import Clip, Pcm, read_pack, speech_span
+from wavllm_core.voices import load_scale
 
+RATE = 16_000
 KITCHEN = "kitchen"  # a recording of minutes, which is none of ESC-10
 
 
@@ -34,10 +40,38 @@ def choose(pack: Path, people: int, rng: random.Random) -> list[tuple[Clip, Pcm]
     return [*noises, *read_pack(pack, lambda clip: clip.file in wanted)]
 
 
+def refuse_pairs(clips: list[tuple[Clip, Pcm]], draws: int, rng: random.Random) -> list[list[object]]:
+    """By seconds of a recording: of one person refused, of two."""
+    people: dict[str, list[Pcm]] = defaultdict(list)
+    for clip, pcm in clips:
+        start, end = speech_span(pcm)
+        people[clip.speaker].append(pcm[start:end])
+    listener, scale = Listener(load(NANO)), load_scale(NANO)
+
+    def say(name: str, seconds: float) -> Pcm:
+        return np.concatenate(rng.sample(people[name], len(people[name])))[: int(seconds * RATE)]
+
+    def refused(pcm: Pcm) -> bool:
+        waveforms = windows(pcm.astype(np.float32) / 32_768)
+        vectors = [listener.voice((waveform * 32_768).astype(np.int16)) for waveform in waveforms]
+        return scale.confidence(parts_alike(vectors)) < MIN_ONE_VOICE
+
+    rows: list[list[object]] = []
+    for seconds in (4, 6, 8):
+        one = two = 0
+        for _ in range(draws):
+            name, other = rng.sample(sorted(people), 2)
+            one += refused(say(name, seconds))
+            two += refused(np.concatenate([say(name, seconds / 2), say(other, seconds / 2)]))
+        rows.append([f"{seconds} s", 100 * one / draws, 100 * two / draws])
+    return rows
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("pack", type=Path)
     options.add_argument("--people", type=int, default=300, help="clips of each split")
+    options.add_argument("--draws", type=int, default=100, help="recordings of each length")
     given = options.parse_args()
     where = machine()
     announce(where)
@@ -57,7 +91,10 @@ def main() -> None:
         rows.append(row)
     columns = ["", *(f"{split} {what}" for split in ("train", "dev") for what in ("clips", "by pitch", "and speech"))]
     table(columns, rows)
-    save(given.out, "enrolment", where, {"columns": columns, "rows": rows})
+    spoken = list(read_pack(given.pack, lambda clip: clip.source == "so762" and clip.split == "dev"))
+    pairs = refuse_pairs(spoken, given.draws, random.Random(0))
+    table(["recording", "of one person, refused %", "of two %"], pairs)
+    save(given.out, "enrolment", where, {"columns": columns, "rows": rows, "pairs": pairs})
 
 
 if __name__ == "__main__":

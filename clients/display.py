@@ -25,6 +25,7 @@ def turn_lines(turn: Turn) -> RenderableType:
         return _lines([("not meant", "dim", turn.transcript, "dim")])
     said = (_who(turn), _colour(turn.speaker), turn.transcript + ("" if turn.heard else " …"), "")
     lines = [] if turn.unasked else [said]
+    lines += [("function", "magenta", call, "") for call in turn.calls]
     if turn.reply or turn.answered:
         lines.append(("assistant", "green", turn.reply + ("" if turn.answered else " …"), ""))
     if turn.problem:

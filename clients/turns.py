@@ -30,6 +30,7 @@ class Turn:
     transcript: str = ""
     reply: str = ""
     speaker: str | None = None
+    calls: list[str] = field(default_factory=list)  # of functions, that the server has answered
     latency: Latency | None = None
     heard: bool = False  # the transcript is final
     answered: bool = False  # the response is over, however it ended
@@ -76,6 +77,9 @@ class TurnLog:
             self._transcription(kind.removeprefix(TRANSCRIPTION), event)
         elif kind.startswith("response."):
             self._response(kind.removeprefix("response."), event)
+        elif kind == "wavllm.function" and event["status"] != "in_progress":
+            why = event["error"]["message"] if "error" in event else "done"
+            self._by_response[event["response_id"]].calls.append(f"{event['name']}: {why}")
         elif kind == "conversation.item.deleted" and event["item_id"] in self._by_item:
             turn = self._by_item[event["item_id"]]
             turn.ignored = turn.heard = turn.answered = True

@@ -46,7 +46,7 @@ def enrol(
 
     people, recordings = _people(context.obj), _read(files, enrol=True)
     check_voicing({recording.label: recording.voicing for recording in recordings})  # before the model is loaded
-    person = people.enrol(name, _hear(context.obj, recordings))
+    person = people.enrol(name, _hear(context.obj, recordings, enrol=True))
     print(f"{person.name} is known from {len(person.vectors)} utterances")
 
 
@@ -138,9 +138,9 @@ def _read(files: list[Path], *, enrol: bool = False) -> list[Recording]:
     return read_recordings(files, build_detector() if enrol else None)
 
 
-def _hear(config: AgentConfig, recordings: list[Recording]) -> list[Sample]:
+def _hear(config: AgentConfig, recordings: list[Recording], *, enrol: bool = False) -> list[Sample]:
     """What the model makes of recordings."""
-    from agent.voices.listening import hear_samples
+    from agent.voices.enrolment import hear_samples
     from wavllm_core.engine.core import EngineLimits
     from wavllm_core.engine.live import LiveEngine
 
@@ -150,7 +150,7 @@ def _hear(config: AgentConfig, recordings: list[Recording]) -> list[Sample]:
 
     async def hear() -> list[Sample]:
         try:
-            return await hear_samples(engine, recordings)
+            return await hear_samples(engine, recordings, by_parts=enrol)
         finally:
             await engine.close()
 

@@ -1,16 +1,14 @@
-"""From recordings to what can be enrolled, through any engine."""
+"""Recordings, and what an engine hears in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.voices.people import Sample
 from agent.voices.voiced import Detect, Voicing, measure_voicing
 from wavllm_core.audio import Waveform, read_audio
-from wavllm_core.engine.api import Context, Engine, Heard
+from wavllm_core.engine.api import Context, Heard
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +29,6 @@ def read_recordings(files: Iterable[Path], detect: Detect | None = None) -> list
         start, end = voicing.span
         recordings.append(Recording(path.name, waveform[start:end] if end else waveform, voicing))
     return recordings
-
-
-async def hear_samples(engine: Engine, recordings: Iterable[Recording]) -> list[Sample]:
-    """Whose voices they are, to the model. Raises CoreError for one that cannot be heard."""
-    with closing(engine.open_context()) as context:
-        return [
-            Sample(one.label, (await hear_waveform(context, one.waveform)).speaker_vector, one.voicing)
-            for one in recordings
-        ]
 
 
 async def hear_waveform(context: Context, waveform: Waveform) -> Heard:

@@ -19,6 +19,7 @@ MAX_UTTERANCES: Final = 20
 MIN_VOICED_S: Final = 0.6
 MIN_VOICED_SHARE: Final = 0.4  # of an utterance that is not quiet
 MAX_STILL: Final = 0.4
+MIN_ONE_VOICE: Final = 0.05  # confidence that two parts of an utterance are of one person
 MIN_SPEECH_SHARE: Final = 0.3  # from the first voiced sound to the last
 
 Vector = npt.NDArray[np.float32]
@@ -31,6 +32,7 @@ class Sample:
     label: str  # how a complaint calls it
     vector: Vector  # (dim,), length 1
     voicing: Voicing
+    parts: float = 1.0  # how alike its two parts are that are least alike, as a cosine; 1 where nobody has compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,9 @@ def check_samples(samples: Sequence[Sample], scale: VoiceScale) -> None:
     check_voicing({sample.label: sample.voicing for sample in samples})
     if samples[0].vector.size < 2:
         raise EnrolmentError("this model tells no voices apart, so it cannot know one again")
+    for sample in samples:
+        if scale.confidence(sample.parts) < MIN_ONE_VOICE:
+            raise EnrolmentError(f"{sample.label}: two people seem to speak in it; record it again, one person alone")
     odd, similarity = _oddest(samples)
     if similarity < scale.same_similarity:
         limit = f"{similarity:.2f} where {scale.same_similarity:.2f} is the limit"

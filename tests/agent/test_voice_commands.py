@@ -11,7 +11,9 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from agent.__main__ import app
+from agent.voices.voiced import measure_voicing
 from tests.agent.test_attribution import hum
+from wavllm_core.audio import read_audio
 
 CLIPS = Path(__file__).parents[2] / "clients" / "demo" / "clips"
 Voices = Callable[..., Result]
@@ -45,6 +47,18 @@ def test_a_person_is_enrolled_known_again_renamed_and_forgotten(voices: Voices, 
     assert voices("rename", "anna", "Hanna").exit_code == 0
     assert voices("list").stdout.startswith("Hanna  3 utterances")
     assert voices("forget", "Hanna").stdout == "Hanna is forgotten\n" and voices("list").stdout == ""
+
+
+def test_two_people_in_every_file_are_refused(voices: Voices, tmp_path: Path) -> None:
+    """Which the files compared with each other do not tell."""
+    pair = [read_audio(CLIPS / clip) for clip in ("s2i_16245b86.flac", "s2i_90a00f8a.flac")]
+    spoken = [waveform[slice(*measure_voicing(waveform).span)] for waveform in pair]
+    files = [tmp_path / f"{number}.wav" for number in range(3)]
+    for number, file in enumerate(files):
+        soundfile.write(file, 0.8**number * np.concatenate(spoken), 16_000)
+    refused = voices("enrol", "Anna", *files)
+    assert str(refused.exception).startswith("0.wav: two people seem to speak in it")
+    assert voices("list").stdout == ""
 
 
 def test_files_without_a_voice_are_refused_by_name(voices: Voices, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_who_is_forgotten_leaves_no_trace_in_the_file(tmp_path: Path) -> None:
         ("Anna", [*samples(0, 3), Sample("short.wav", near(0, 9), Voicing(0.1, 1, 0))], "short.wav: 0.1 s of voice"),
         ("Anna", [*samples(0, 3), Sample("sea.wav", near(0, 9), Voicing(2, 0.1, 0))], "sea.wav: only 10 %"),
         ("Anna", [*samples(0, 3), Sample("dog.wav", near(0, 9), Voicing(2, 1, 0, speech=0.1))], "dog.wav: only 10 %"),
+        ("Anna", [*samples(0, 3), Sample("both.wav", near(0, 9), SPOKEN, parts=0.2)], "both.wav: two people seem to"),
         ("Anna", [*samples(0, 3), Sample("song.wav", near(0, 9), Voicing(2, 1, 0.9))], "song.wav: its pitch stands"),
         ("", samples(0), "is no name"),
         (" Anna", samples(0), "is no name"),

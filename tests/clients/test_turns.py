@@ -108,3 +108,17 @@ def test_what_the_assistant_says_by_itself_is_shown_alone() -> None:
         "assistant Tea is over.",
         "VAD wait 100 ms · first token 20 ms · total 50 ms",
     ]
+
+
+def test_calls_that_the_server_has_answered_are_shown_with_what_came_of_them() -> None:
+    created, *rest = answer("resp_1", "Sorry.")
+    told = {"type": "wavllm.function", "response_id": "resp_1", "name": "brew"}
+    log = TurnLog()
+    log.typed("coffee")
+    refused = told | {"status": "failed", "error": {"code": "not_allowed", "message": "brew is only for Anna"}}
+    for event in [created, told | {"status": "in_progress"}, refused, told | {"status": "completed"}, *rest]:
+        log.apply(event)
+    assert log.turns[0].calls == ["brew: brew is only for Anna", "brew: done"]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(turn_lines(log.turns[0]))
+    assert "function  brew: brew is only for Anna" in console.file.getvalue()  # type: ignore[attr-defined]
