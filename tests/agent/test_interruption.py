@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from agent.protocol.fields import Fields
 from agent.protocol.interruption import Interruption, merge_interruption
 from agent.sessions.draft import Draft, Told
 from agent.sessions.tool_calls import Call
-from tests.agent.harness import Client, Event, running, talking
+from tests.agent.harness import Client, Event, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
 from tests.agent.spoken import AUDIO, heard, listening, read
+from tests.agent.test_functions import call, saying, serving
 from tests.agent.test_tools import BREW, CALL, calling_config
 from tests.agent.test_transport import figures
 from wavllm_core.errors import CoreError
@@ -188,7 +190,7 @@ async def test_a_model_that_still_writes_is_stopped_by_words() -> None:
         await client.until("response.created")
 
 
-async def test_calls_that_a_cough_held_up_are_made(tmp_path: Any) -> None:
+async def test_calls_that_a_cough_held_up_are_made(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     engine.words, engine.written = [SAID[0], CALL], ""
     async with running(engine, calling_config(tmp_path), voice=ScriptedVoice()) as port, talking(port) as client:
@@ -199,6 +201,25 @@ async def test_calls_that_a_cough_held_up_are_made(tmp_path: Any) -> None:
         await client.append(silence(600))
         output = (await client.until(DONE))["response"]["output"]
         assert [item["type"] for item in output] == ["message", "function_call"]
+
+
+async def test_what_calls_gave_before_a_cough_is_told_after_it(tmp_path: Path) -> None:
+    """The model had called, and was to be asked again as soon as the question was in writing."""
+    engine = saying("Let me look. " + call("get_time"), "It is late.")
+    engine.written = ""
+    engine.pencil.clear()
+    async with serving(engine, tmp_path) as client:
+        await client.append(turn())
+        while not any(event.get("status") == "completed" for event in client.seen):
+            await client.receive()
+        await client.append(speech(400))
+        await client.until(DONE)
+        engine.pencil.set()
+        await client.append(silence(600))
+        done = (await client.until(DONE))["response"]
+        assert (done["status"], done["output"][0]["content"][0]["text"]) == ("completed", "It is late.")
+    asked = engine.asked[-1][1][-1].text
+    assert "tool_response" in asked and "time" in asked
 
 
 async def test_murmurs_shorter_than_the_hold_are_ignored() -> None:
