@@ -8,6 +8,7 @@ from agent.hearing.turns import (
     FRAME_SAMPLES,
     Listening,
     Speaking,
+    SpeechLasted,
     SpeechPaused,
     SpeechStarted,
     SpeechStopped,
@@ -111,3 +112,21 @@ def test_the_last_pause_says_where_the_turn_is_going_to_end(runs: list[tuple[int
     assert len(stops) == 1 and pauses[-1:] == stops
     gaps = sum(quiet >= RULES.tail_frames for _, quiet in runs[:-1])
     assert len(pauses) == gaps + 1
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 40)), min_size=1, max_size=12),
+    lasting_ms=st.sampled_from([0, 100, 160, 300, 600]),
+)
+def test_a_turn_lasts_once_so_much_of_it_was_voiced(runs: list[tuple[int, int]], lasting_ms: int) -> None:
+    voiced = [flag for loud, quiet in runs for flag in [True] * loud + [False] * quiet] + [False] * 25
+    lasted, found = False, []
+    for event in events(voiced, TurnRules(lasting_samples=16 * lasting_ms)):
+        if isinstance(event, SpeechLasted):
+            assert not lasted
+            lasted = True
+            assert sum(voiced[: event.end_sample // FRAME_SAMPLES]) * 20 >= lasting_ms
+        elif isinstance(event, SpeechStopped):
+            found.append((lasted, event.voiced_samples // 16))
+            lasted = False
+    assert all(lasted == (0 < lasting_ms <= voiced_ms) for lasted, voiced_ms in found)
