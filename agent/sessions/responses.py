@@ -72,7 +72,7 @@ class Responses:
         self._due: ReplyDue | None = None  # while another is active
         self._pace = self._new_pace()  # of all replies in the conversation: one may still be heard
         self._playing = Pace(0)  # the same by the clock of the session: what the client still has to play
-        self._sounding: Response | None = None  # the newest that is over and may still be heard
+        self._sounding: Response | None = None  # the newest, where it is over and may still be heard
         self._cut: Cut | None = None  # that may be taken up again
         self._voice_failed = False  # and the client was told
         self.was_heard = False  # the voice, by the client
@@ -371,7 +371,8 @@ class Responses:
 
     def _forget(self, response: Response) -> None:
         if response is self._active:
-            self._active, self._sounding = None, response
+            spoken = response.message is not None and response.message.alignment is not None
+            self._active, self._sounding = None, response if spoken else None
         else:
             del self._beside[response.id]
 

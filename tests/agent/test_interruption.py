@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -305,6 +306,24 @@ async def test_taking_the_audio_away_ends_the_doubt() -> None:
         await client.append(silence(600) + speech(400) + silence(600))
         await client.until(DONE)
         assert ["wavllm_resumes" in event for event in created(client)] == [False, False]
+
+
+async def test_a_reply_that_failed_before_it_began_is_not_taken_up() -> None:
+    """While the one before it still sounds."""
+    engine = ScriptedEngine()
+    engine.words, engine.written = ["More? " * 30], "Mhm"
+    sound = {"type": "input_audio", "audio": base64.b64encode(speech(200)).decode()}
+    async with listening(engine, ScriptedVoice()) as client:
+        await client.send("response.create")
+        await client.until(DONE)
+        engine.deaf = True
+        given = [{"type": "message", "role": "user", "content": [sound]}]
+        await client.send("response.create", response={"input": given, "output_modalities": ["text"]})
+        assert (await client.until(DONE))["response"]["status"] == "failed"
+        engine.deaf = False
+        await client.append(speech(400) + silence(600))
+        await client.until(DONE)
+        assert not any("wavllm_resumes" in event for event in created(client))
 
 
 async def test_silence_after_a_murmur_is_noticed() -> None:
