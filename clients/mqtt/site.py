@@ -163,13 +163,13 @@ class Site:
                         await self._obey(message)
                     case _Told(channel, values):
                         await self._take(channel, values)
-                    case _Sound(reply_id, pcm) if self._is_awaited(reply_id):
+                    case _Sound(reply_id, pcm) if self._admit(reply_id):
                         self._player.put(reply_id, pcm)
                     case _Played(reply_id):
                         await self._go_on(reply_id)
 
-    def _is_awaited(self, reply_id: str) -> bool:
-        """Whether a reply is to be heard: it was asked for, or a timer is over."""
+    def _admit(self, reply_id: str) -> bool:
+        """Whether a reply is to be heard: it was asked for, or tells of a timer, and is known from now on."""
         session = self._session
         if reply_id in self._sayings or (session and session.dialogue and session.state == "thinking"):
             return True
