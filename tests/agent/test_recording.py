@@ -188,7 +188,7 @@ def test_a_recording_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.Monk
     assert Recording.read(recorder.path).lines[-1] == {"cut": True}
 
 
-@pytest.mark.parametrize("text", ["", "{}\n", "nonsense\n", '{"wavllm_recording": 2}\n', "[]\n"])
+@pytest.mark.parametrize("text", ["", "{}\n", "nonsense\n", '{"wavllm_recording": 1}\n', "[]\n"])
 def test_what_is_no_recording_is_refused_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "file.jsonl"
     file.write_text(text)
