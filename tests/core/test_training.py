@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -243,9 +244,9 @@ def test_what_a_run_cannot_start_from_is_named(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Trainer(load_recipe(write_recipe(tmp_path / "whole", steps=6, save_every=3), Recipe))
+    whole = Trainer(load_recipe(write_recipe(tmp_path / "whole", steps=6, save_every=3, dropout=0.2), Recipe))
     whole.run()
-    path = write_recipe(tmp_path / "killed", steps=6, save_every=3)
+    path = write_recipe(tmp_path / "killed", steps=6, save_every=3, dropout=0.2)
     killed = Trainer(load_recipe(path, Recipe))
     save_once = killed.save
 
@@ -261,6 +262,14 @@ def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch
     resumed.run()
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
+
+
+def test_dropout_changes_what_is_learned_from_and_nothing_else(tmp_path: Path) -> None:
+    trainer = Trainer(load_recipe(write_recipe(tmp_path, dropout=0.5), Recipe))
+    frames = torch.randn(1, trainer.model.config.semantic.mels, 32)
+    assert not torch.equal(trainer.model.semantic(frames), trainer.model.semantic(frames))
+    trainer.model.eval()
+    assert torch.equal(trainer.model.semantic(frames), trainer.model.semantic(frames))
 
 
 @pytest.mark.needs("espeak-ng")
@@ -309,6 +318,16 @@ def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> Non
         places = iter(heard)
         kept += all(token in places for token in words)  # a subsequence
     assert 25 < kept < 50  # most of the time all of them, not always
+
+
+def test_equal_tokens_as_if_heard_stay_two_after_collapsing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    maker = ExampleMaker(Corpus(tmp_path / "corpus"), template, Augmentation(), seed=0)
+    token = template.blank_id - 1
+    monkeypatch.setattr(maker, "words", lambda text: [token, token])
+    heard = [[one for one, _ in itertools.groupby(maker.as_if_heard("")) if one == token] for _ in range(100)]
+    assert heard.count([token, token]) > 85  # the others lost one, or heard another
 
 
 def test_rows_with_the_same_instruction_share_a_gate() -> None:

@@ -180,7 +180,8 @@ class ExampleMaker:
         """Tokens in the way that audio vectors bring them: with blanks between, some twice, some wrong."""
         heard: list[int] = []
         for token in self.words(text):
-            heard += [self.template.blank_id] * min(6, int(self.rng.expovariate(0.6)))
+            blanks = max(min(6, int(self.rng.expovariate(0.6))), heard[-1:] == [token])  # CTC keeps equal ones apart
+            heard += [self.template.blank_id] * blanks
             if (fate := self.rng.random()) < 0.98:
                 heard += [token] * (1 if fate < 0.7 else 2)
             elif fate < 0.99:
@@ -235,7 +236,7 @@ class ExampleMaker:
 
     def add_order(self, batch: Batch, task: Kind | None) -> None:
         """An order as if heard, to be repeated, written down, or asked about; often one of many words."""
-        order = max((random_order(self.rng) for _ in range(self.rng.randint(1, 2))), key=lambda one: len(one.slots()))
+        order = max((random_order(self.rng) for _ in range(self.rng.randint(1, 4))), key=lambda one: len(one.slots()))
         words = random_spoken_form(order, self.rng)
         heard = self.as_if_heard(words)
         if task:

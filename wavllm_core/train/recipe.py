@@ -52,6 +52,7 @@ class Recipe:
     lessons: dict[Kind, float] = field(default_factory=dict)  # share of batches with it
     sources: dict[str, float] = field(default_factory=dict)  # how often a clip of each source is drawn
     augmentation: Augmentation = field(default_factory=Augmentation)
+    dropout: float = 0.0  # in the semantic encoder
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, quicker where the processor has it (AMX)
