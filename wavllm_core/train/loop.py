@@ -49,13 +49,19 @@ class Trainer:
         config = RollingConfig.from_json(recipe.model)
         self.corpus = Corpus(recipe.corpus)
         template = PromptTemplate(load_tokenizer(recipe.tokenizer), config.system_prompt)
-        self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, self.data_seed(0), recipe.lessons)
+        self.maker = ExampleMaker(
+            self.corpus, template, recipe.augmentation, self.data_seed(0), recipe.lessons, recipe.copies
+        )
         self.model = RollingWavLLM(config)
         init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
         self.heads = Heads(self.model, len(self.maker.symbol_ids), self.maker.speakers)
         self.start_from(recipe)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not name.startswith(recipe.frozen) if recipe.frozen else True)
+        if not recipe.adapters:
+            self.model.llm.base_model.disable_adapter_layers()
+        if recipe.compiled:
+            self.model.llm.get_base_model().model.compile(dynamic=True)
         if recipe.dropout:
             forget(self.model.semantic, recipe.dropout)
         self.optimizer = torch.optim.AdamW(self.groups(), lr=0.0, betas=(0.9, 0.98))
