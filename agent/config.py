@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import yaml
 from pydantic import (
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     StrictBool,
     StrictFloat,
@@ -25,14 +26,20 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from agent.errors import ConfigError
+from agent.functions.permissions import Who
+from agent.protocol.interruption import MAX_BACK_CHANNEL_CHARS, MAX_BACK_CHANNELS, MAX_HOLD_MS, MURMURS
+from agent.protocol.tools import NAME
 
 Detector = Literal["silero", "webrtc"]
+Own = Literal["time", "timers"]
 VOICES_KEY_VARIABLE: Final = "WAVLLM_VOICES_KEY"
 FORBID: Final = ConfigDict(extra="forbid")
 MIN_KEY_CHARS: Final = 16
 Share = Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)]
 
 
+BackChannel = Annotated[StrictStr, Field(max_length=MAX_BACK_CHANNEL_CHARS, pattern=r"[^\W_]")]
+FunctionName = Annotated[StrictStr, Field(pattern=f"^{NAME.pattern}$")]
 Seconds = Annotated[StrictFloat | StrictInt, Field(gt=0)]
 KEYS_VARIABLE: Final = "WAVLLM_KEYS"
 
@@ -90,13 +97,17 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=FORBID)
 class TurnsConfig:
-    """How turns are found; a client can change the first five for its session."""
+    """How turns are found, and what interrupts; a client can change all but the last three for its session."""
 
     threshold: Share = 0.5
     prefix_padding_ms: Annotated[StrictInt, Field(ge=0, le=2_000)] = 300
     silence_duration_ms: Annotated[StrictInt, Field(ge=100, le=10_000)] = 500
     create_response: StrictBool = True
     interrupt_response: StrictBool = True
+    hold_ms: Annotated[StrictInt, Field(ge=0, le=MAX_HOLD_MS)] = 0
+    short_ms: Annotated[StrictInt, Field(ge=0, le=MAX_HOLD_MS)] = 0
+    back_channels: Annotated[tuple[BackChannel, ...], Field(strict=False, max_length=MAX_BACK_CHANNELS)] = MURMURS
+    resume: StrictBool = True
     detector: Detector = "silero"
     max_utterance_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
     max_manual_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
@@ -124,6 +135,24 @@ class ReplyConfig:
     instructions: Annotated[StrictStr, Field(max_length=32_768)] = ""
 
 
+def _read_who(value: Any) -> Who:
+    names = tuple(value) if isinstance(value, list | tuple) else None
+    if value in ("everybody", "enrolled"):
+        return cast(Who, value)
+    if names is not None and all(isinstance(name, str) and name.strip() for name in names):
+        return names
+    raise ValueError("must be everybody, enrolled, or a list of names")
+
+
+@dataclass(frozen=True, config=FORBID)
+class FunctionsConfig:
+    """What the server does for the model itself, and who may have what done, by clients, too."""
+
+    own: Annotated[tuple[Own, ...], Field(strict=False)] = ()
+    timeout_s: Seconds = 5
+    allowed: Mapping[FunctionName, Annotated[Who, PlainValidator(_read_who)]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, config=FORBID)
 class VoiceConfig:
     """How answers are spoken to clients that ask for it."""
@@ -146,6 +175,7 @@ class AgentConfig:
     turns: TurnsConfig = field(default_factory=TurnsConfig)
     speakers: SpeakersConfig = field(default_factory=SpeakersConfig)
     reply: ReplyConfig = field(default_factory=ReplyConfig)
+    functions: FunctionsConfig = field(default_factory=FunctionsConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
 
 

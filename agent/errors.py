@@ -5,6 +5,7 @@ AgentError                the assistant cannot do what it was started for
 ├── RecordingError        a session that cannot be recorded, or a file that is no recording
 ├── SessionOver           a session that the server ends, after it has told its client
 ├── ToolCallError         a function call of the model that nobody can read; the response fails
+├── FunctionError         a function of the server's own that was not carried out; its output says so
 ├── VoiceError            a voice that is missing or failed; the reply goes on in writing
 ├── RegistryError         the file of known voices cannot be used: damaged, of another key or another model
 └── EnrolmentError        a voice that cannot be taken in, or a name that is not there; nothing has changed
@@ -29,6 +30,14 @@ class SessionOver(AgentError):
 
 class ToolCallError(AgentError):
     """The model meant to call a function, and it cannot be known which or with what."""
+
+
+class FunctionError(AgentError):
+    """A function was called and not carried out; the message is for the model and the person."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code  # for programs, stable
 
 
 class VoiceError(AgentError):

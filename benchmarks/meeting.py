@@ -26,7 +26,8 @@ from rich.console import Console
 
 from agent.config import AgentConfig
 from agent.transport.server import serve
-from agent.voices.listening import Recording, hear_samples
+from agent.voices.enrolment import hear_samples
+from agent.voices.listening import Recording
 from agent.voices.people import People
 from agent.voices.speakers import SpeakerOptions
 from agent.voices.store import Person, VoiceStore

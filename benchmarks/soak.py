@@ -18,7 +18,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,8 @@ async def measure(people: int, seconds: float, threads: int) -> dict[str, Any]:
     said = await serve_clients(engine, people, seconds, look, LOOK_EVERY_S)
     cores = (time.process_time() - started_cpu_s) / (time.perf_counter() - started_s)
     left = await engine.load_figures()
-    identical, compared = recompute(engine, said)
+    language, sampling = engine.core.language, Sampling()
+    identical, compared = recompute(said, lambda history, told: "".join(language.reply(history, told, sampling)))
     await engine.close()
     return {
         "people": people,
@@ -173,8 +174,11 @@ async def measure(people: int, seconds: float, threads: int) -> dict[str, Any]:
     }
 
 
-def recompute(engine: LiveEngine, said: list[dict[str, Any]]) -> tuple[int, int]:
-    """Of each conversation's last typed reply: how many the model gives again, alone, and of how many."""
+def recompute(said: list[dict[str, Any]], answer: Callable[[list[Exchange], str], str]) -> tuple[int, int]:
+    """Of each conversation's last typed reply: how many the model gives again, alone, and of how many.
+
+    answer: what the model says to a history under instructions
+    """
     identical = compared = 0
     for conversation in said:
         turns = conversation["turns"]
@@ -183,15 +187,15 @@ def recompute(engine: LiveEngine, said: list[dict[str, Any]]) -> tuple[int, int]
             continue
         past = [Exchange(turn["text"], None, turn["speaker"], turn["reply"]) for turn in turns[: typed[-1]]]
         asked = turns[typed[-1]]
-        pieces = engine.core.language.reply([*past, Exchange(asked["text"])], conversation["instructions"], Sampling())
         compared += 1
-        identical += "".join(pieces) == asked["reply"]
+        identical += answer([*past, Exchange(asked["text"])], conversation["instructions"]) == asked["reply"]
     return identical, compared
 
 
 def judge(said: list[dict[str, Any]]) -> dict[str, Any]:
     """What can be told from what the clients saw."""
     turns = [turn for conversation in said for turn in conversation["turns"]]
+    first_ms = [turn["first_token_ms"] for turn in turns if turn["first_token_ms"] is not None]
     named = Counter(name for conversation in said for name in conversation["ids"])
     return {
         "turns": len(turns),
@@ -204,7 +208,7 @@ def judge(said: list[dict[str, Any]]) -> dict[str, Any]:
         "unanswered": sum(conversation["unanswered"] for conversation in said),
         "names": len(named),
         "names_told_twice": sum(count > 1 for count in named.values()),
-        "first_token_ms": spread([turn["first_token_ms"] for turn in turns if turn["first_token_ms"] is not None]),
+        "first_token_ms": spread(first_ms) if first_ms else {},
     }
 
 
@@ -215,6 +219,31 @@ def memory(readings: list[tuple[float, float, int]]) -> tuple[float, float]:
     return percentile(warm[:tenth], 0.5), percentile(warm[-tenth:], 0.5)
 
 
+def check(found: dict[str, Any]) -> list[tuple[str, object, bool]]:
+    """What was looked for, what was found, and whether that is as it should be."""
+    begun, ended = memory(found["readings"])
+    change = ended / begun - 1
+    faults = len(found["failed"]) + len(found["errors"])
+    same = f"{found['identical']} of {found['compared']}"
+    answered = found["turns"] > 0 and not found["unanswered"]
+    return [
+        (
+            "memory after the warm-up, at the end",
+            f"{begun:.1f} MiB, {ended:.1f} MiB: {change:+.1%}",
+            abs(change) <= FLAT,
+        ),
+        ("turns without an answer", found["unanswered"], answered),
+        ("replies that failed, errors", faults, not faults),
+        ("names told to two conversations", found["names_told_twice"], not found["names_told_twice"]),
+        (
+            "typed replies as the model gives them alone",
+            same,
+            0 < found["compared"] == found["identical"],
+        ),
+        ("left: conversations, utterances, replies, slots", found["left"], not any(found["left"])),
+    ]
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--minutes", type=float, default=2.0)
@@ -223,29 +252,8 @@ def main() -> None:
     where = machine()
     found = asyncio.run(measure(args.people, 60 * args.minutes, args.threads))
     announce(where)
-    begun, ended = memory(found["readings"])
-    change = ended / begun - 1
-    lines = [
-        [
-            "memory after the warm-up, at the end",
-            f"{begun:.1f} MiB, {ended:.1f} MiB: {change:+.1%}",
-            abs(change) <= FLAT,
-        ],
-        ["turns without an answer", found["unanswered"], not found["unanswered"]],
-        [
-            "replies that failed, errors",
-            len(found["failed"]) + len(found["errors"]),
-            not found["failed"] + found["errors"],
-        ],
-        ["names told to two conversations", found["names_told_twice"], not found["names_told_twice"]],
-        [
-            "typed replies as the model gives them alone",
-            f"{found['identical']} of {found['compared']}",
-            found["identical"] == found["compared"],
-        ],
-        ["left: conversations, utterances, replies, slots", found["left"], not any(found["left"])],
-    ]
-    table(["check", "found", "as it should be"], [[*line[:2], "yes" if line[2] else "NO"] for line in lines])
+    lines = [[what, was, "yes" if fine else "NO"] for what, was, fine in check(found)]
+    table(["check", "found", "as it should be"], lines)
     latency = ", ".join(f"{share} {value:.1f}" for share, value in found["first_token_ms"].items())
     print(
         f"{found['people']} people at a time, {found['conversations']} conversations, {found['turns']} turns, of them"

@@ -110,7 +110,7 @@ def two_people(
             counts[0] += numbers == [1, 2]
             for (clip, _), number in zip(chosen, numbers, strict=True):
                 asked = [*history, Exchange("what did i order", speaker=number)]
-                seen = seen_by_model(asked, {}, "own" if memory == "own" else "shared")
+                seen = seen_by_model(asked, {}, "own" if memory == "own" else "shared", asked[-1].speaker)
                 said = "".join(listener.decoder.reply(seen, "", Sampling()))
                 given = parse(said)
                 counts[1] += 1

@@ -308,6 +308,8 @@ def _told(channel: str, values: Values) -> str:
     if channel == "call":
         given = values.get("arguments") or {}
         return f"{values.get('name')}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    if channel == "timer":
+        return f"{values.get('name')}: {values.get('status')}"
     if channel == LIGHT:
         return f"{values['percent']} %"
     if channel == MACHINE and "drink" in values:

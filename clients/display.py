@@ -23,7 +23,9 @@ def turn_lines(turn: Turn) -> RenderableType:
     """A turn as it stands now: who said what, the reply, what went wrong, where the time went."""
     if turn.ignored:
         return _lines([("not meant", "dim", turn.transcript, "dim")])
-    lines = [(_who(turn), _colour(turn.speaker), turn.transcript + ("" if turn.heard else " …"), "")]
+    said = (_who(turn), _colour(turn.speaker), turn.transcript + ("" if turn.heard else " …"), "")
+    lines = [] if turn.unasked else [said]
+    lines += [("function", "magenta", call, "") for call in turn.calls]
     if turn.reply or turn.answered:
         lines.append(("assistant", "green", turn.reply + ("" if turn.answered else " …"), ""))
     if turn.problem:

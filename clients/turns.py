@@ -24,16 +24,18 @@ class Latency:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """One thing said or typed by a person, and the answer to it."""
+    """One thing said or typed by a person, and the answer to it; or what the assistant says by itself."""
 
     spoken: bool
     transcript: str = ""
     reply: str = ""
     speaker: str | None = None
+    calls: list[str] = field(default_factory=list)  # of functions, that the server has answered
     latency: Latency | None = None
     heard: bool = False  # the transcript is final
     answered: bool = False  # the response is over, however it ended
     ignored: bool = False  # the assistant was not meant
+    unasked: bool = False  # a reply alone: a timer is over
     problem: str | None = None  # why there is no transcript, or no full reply
 
     @property
@@ -75,6 +77,9 @@ class TurnLog:
             self._transcription(kind.removeprefix(TRANSCRIPTION), event)
         elif kind.startswith("response."):
             self._response(kind.removeprefix("response."), event)
+        elif kind == "wavllm.function" and event["status"] != "in_progress":
+            why = event["error"]["message"] if "error" in event else "done"
+            self._by_response[event["response_id"]].calls.append(f"{event['name']}: {why}")
         elif kind == "conversation.item.deleted" and event["item_id"] in self._by_item:
             turn = self._by_item[event["item_id"]]
             turn.ignored = turn.heard = turn.answered = True
@@ -106,7 +111,13 @@ class TurnLog:
     def _response(self, kind: str, event: Event) -> None:
         if kind == "created":
             waiting = [turn for turn in self.turns if not turn.answered]
-            self._by_response[event["response"]["id"]] = waiting[-1] if waiting else Turn(spoken=False)
+            turn = waiting[-1] if waiting else Turn(spoken=False, heard=True, unasked=True)
+            if turn.unasked and event["response"].get("conversation_id"):
+                self.turns.append(turn)
+            self._by_response[event["response"]["id"]] = turn
+        elif kind == "content_part.added":
+            turn = self._by_response[event["response_id"]]
+            turn.reply += " " if turn.reply else ""  # one more message
         elif kind in ("output_text.delta", "output_audio_transcript.delta"):
             self._by_response[event["response_id"]].reply += event["delta"]
         elif kind == "done":

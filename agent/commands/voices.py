@@ -44,9 +44,9 @@ def enrol(
     """Remember a voice; vectors are kept, recordings are not."""
     from agent.voices.people import check_voicing
 
-    people, recordings = _people(context.obj), _read(files)
+    people, recordings = _people(context.obj), _read(files, enrol=True)
     check_voicing({recording.label: recording.voicing for recording in recordings})  # before the model is loaded
-    person = people.enrol(name, _hear(context.obj, recordings))
+    person = people.enrol(name, _hear(context.obj, recordings, enrol=True))
     print(f"{person.name} is known from {len(person.vectors)} utterances")
 
 
@@ -131,15 +131,16 @@ def _people(config: AgentConfig) -> People:
     return open_people(config.speakers, build_scale(config.speakers, config.model.checkpoint))
 
 
-def _read(files: list[Path]) -> list[Recording]:
+def _read(files: list[Path], *, enrol: bool = False) -> list[Recording]:
     from agent.voices.listening import read_recordings
+    from agent.voices.setup import build_detector
 
-    return read_recordings(files)
+    return read_recordings(files, build_detector() if enrol else None)
 
 
-def _hear(config: AgentConfig, recordings: list[Recording]) -> list[Sample]:
+def _hear(config: AgentConfig, recordings: list[Recording], *, enrol: bool = False) -> list[Sample]:
     """What the model makes of recordings."""
-    from agent.voices.listening import hear_samples
+    from agent.voices.enrolment import hear_samples
     from wavllm_core.engine.core import EngineLimits
     from wavllm_core.engine.live import LiveEngine
 
@@ -149,7 +150,7 @@ def _hear(config: AgentConfig, recordings: list[Recording]) -> list[Sample]:
 
     async def hear() -> list[Sample]:
         try:
-            return await hear_samples(engine, recordings)
+            return await hear_samples(engine, recordings, by_parts=enrol)
         finally:
             await engine.close()
 

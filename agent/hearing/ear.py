@@ -53,6 +53,8 @@ class OpenUtterance:
     heard_ahead: bool = False  # somebody waits for what was said so far
     labelled: bool = False  # it was told who seems to be speaking, or is going to be
     start_sample: int | None = None  # in the audio of the session, where a turn was found
+    voiced_samples: int = 0  # of it, at its last pause
+    read: tuple[int, str] | None = None  # how much of it was written down ahead, in samples, and what
     pcm: list[bytes] = field(default_factory=list)  # the same audio, to be given back
 
     @property
@@ -81,14 +83,9 @@ class Ear:
         self._position = 0  # samples at 16 kHz since the session began
         self._open: OpenUtterance | None = None
         self._idle_since_sample: int | None = None  # None: silence is as good as speech
-        self._settings = settings
+        self.settings = settings  # of the session; `configure` takes over others
         self._decoder = Decoder(settings.input_format)
         self._listener = self._new_listener(settings.turn_detection)
-
-    @property
-    def item_id(self) -> str:
-        """The item that the open utterance is going to be."""
-        return self._opened().item_id
 
     @property
     def opened(self) -> OpenUtterance | None:
@@ -109,7 +106,7 @@ class Ear:
 
     def configure(self, settings: SessionSettings) -> None:
         """Take over new settings; audio under way is dropped where format or mode change."""
-        before, self._settings = self._settings, settings
+        before, self.settings = self.settings, settings
         old, new = before.turn_detection, settings.turn_detection
         if before.input_format != settings.input_format or (old is None) != (new is None):
             self.clear()
@@ -140,6 +137,10 @@ class Ear:
         if timeout := self._find_timeout():
             yield timeout
 
+    def begin(self, start_sample: int) -> None:
+        """Note where the turn began that `hear` has found."""
+        self._opened().start_sample = start_sample
+
     def take(self) -> OpenUtterance:
         """Hand over the utterance that is complete; whoever takes it finishes or cancels it."""
         taken, self._open = self._opened(), None
@@ -162,8 +163,8 @@ class Ear:
 
     def take_whole(self, audio: bytes, param: str) -> OpenUtterance:
         """An utterance that came in one piece. Raises ProtocolError on its length, or half a sample."""
-        check_samples(self._settings.input_format, audio, param)
-        decoder = Decoder(self._settings.input_format)
+        check_samples(self.settings.input_format, audio, param)
+        decoder = Decoder(self.settings.input_format)
         pcm = decoder.push(audio) + decoder.flush()
         lasts_ms, most_ms = to_ms(len(pcm) // 2), self._limits.max_manual_ms
         if not MIN_TURN_MS <= lasts_ms <= most_ms:
@@ -194,7 +195,7 @@ class Ear:
         self._decoder.flush()
 
     def _find_timeout(self) -> IdleTimeout | None:
-        detection, since = self._settings.turn_detection, self._idle_since_sample
+        detection, since = self.settings.turn_detection, self._idle_since_sample
         if since is None or not detection or detection.idle_timeout_ms is None or self._open:
             return None
         if self._position - since < to_samples(detection.idle_timeout_ms):
@@ -228,6 +229,7 @@ class Ear:
             prefix_samples=to_samples(detection.prefix_padding_ms) + vad.lag_samples,
             silence_samples=to_samples(_silence_ms(detection)),
             max_samples=to_samples(self._limits.max_utterance_ms),
+            lasting_samples=to_samples(self.settings.interruption.hold_ms),
         )
 
 

@@ -83,6 +83,14 @@ class SileroModel:
         logit = float(np.maximum(hidden, 0) @ self._out) + self._out_bias
         return SileroState(window[-CONTEXT_SAMPLES:], hidden, cell), 1 / (1 + math.exp(-logit))
 
+    def probabilities(self, waveform: Array) -> Array:
+        """Of speech in a whole recording, (samples,) in [-1, 1]: (windows,), without what is left at its end."""
+        state, found = self.init_state(), []
+        for start in range(0, len(waveform) - WINDOW_SAMPLES + 1, WINDOW_SAMPLES):
+            state, probability = self.step(state, waveform[start : start + WINDOW_SAMPLES])
+            found.append(probability)
+        return np.array(found, np.float32)
+
 
 class SileroVad:
     """One stream: windows are cut from its frames, and a frame gets the verdict on the last whole window.

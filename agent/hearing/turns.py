@@ -4,6 +4,7 @@
     Listening  enough of the last frames voiced                   Speaking    SpeechStarted
     Listening  otherwise                                          Listening
     Speaking   voiced, or a pause shorter than the silence        Speaking
+    Speaking   voiced for as long as an interruption has to be    Speaking    SpeechLasted
     Speaking   a pause as long as the tail                        Speaking    SpeechPaused
     Speaking   a pause as long as the silence, or the limit hit   Listening   SpeechStopped
 
@@ -33,6 +34,7 @@ class TurnRules:
     max_samples: int = 480_000  # of one turn, prefix included; then it is ended by force
     start_window_frames: int = 10
     start_voiced_frames: int = 8  # of the window, begin a turn
+    lasting_samples: int = 0  # of voice, then it is told that the turn lasts; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Speaking:
     now_sample: int
     start_sample: int
     last_voiced_sample: int  # end of the last voiced frame
+    voiced_samples: int
+    lasts: bool = False  # that was told
 
 
 TurnState = Listening | Speaking
@@ -64,10 +68,18 @@ class SpeechStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechLasted:
+    """The turn is no short remark."""
+
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechPaused:
     """If nothing more is said, the turn has been heard to its end."""
 
     end_sample: int
+    voiced_samples: int  # of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +89,10 @@ class SpeechStopped:
     end_sample: int  # of the audio that belongs to it
     last_voiced_sample: int
     confirmed_sample: int  # what lies between the last two was spent waiting
+    voiced_samples: int  # of the turn
 
 
-TurnEvent = SpeechStarted | SpeechPaused | SpeechStopped
+TurnEvent = SpeechStarted | SpeechLasted | SpeechPaused | SpeechStopped
 
 
 def advance(rules: TurnRules, state: TurnState, *, voiced: bool) -> tuple[TurnState, TurnEvent | None]:
@@ -92,12 +105,18 @@ def advance(rules: TurnRules, state: TurnState, *, voiced: bool) -> tuple[TurnSt
         onset = now - (len(window) - window.index(True)) * FRAME_SAMPLES
         start = max(state.free_sample, onset - rules.prefix_samples)
         last_voiced = now - window[::-1].index(True) * FRAME_SAMPLES
-        return Speaking(now, start, last_voiced), SpeechStarted(start)
-    state = replace(state, now_sample=now, last_voiced_sample=now if voiced else state.last_voiced_sample)
+        return Speaking(now, start, last_voiced, sum(window) * FRAME_SAMPLES), SpeechStarted(start)
+    last_voiced = now if voiced else state.last_voiced_sample
+    voiced_samples = state.voiced_samples + FRAME_SAMPLES * voiced
+    state = replace(state, now_sample=now, last_voiced_sample=last_voiced, voiced_samples=voiced_samples)
     silent_samples, tail_samples = now - state.last_voiced_sample, rules.tail_frames * FRAME_SAMPLES
     if silent_samples >= rules.silence_samples or now - state.start_sample > rules.max_samples - FRAME_SAMPLES:
         return _stop(rules, state)
-    return state, SpeechPaused(now) if silent_samples == tail_samples else None
+    if silent_samples == tail_samples:
+        return state, SpeechPaused(now, state.voiced_samples)
+    if 0 < rules.lasting_samples <= state.voiced_samples and not state.lasts:
+        return replace(state, lasts=True), SpeechLasted(now)
+    return state, None
 
 
 def expire(rules: TurnRules, state: TurnState) -> tuple[TurnState, SpeechStopped | None]:
@@ -110,4 +129,5 @@ def expire(rules: TurnRules, state: TurnState) -> tuple[TurnState, SpeechStopped
 def _stop(rules: TurnRules, state: Speaking) -> tuple[TurnState, SpeechStopped]:
     silent_samples = state.now_sample - state.last_voiced_sample
     end = state.last_voiced_sample + min(silent_samples, rules.tail_frames * FRAME_SAMPLES)
-    return Listening(state.now_sample, free_sample=end), SpeechStopped(end, state.last_voiced_sample, state.now_sample)
+    stopped = SpeechStopped(end, state.last_voiced_sample, state.now_sample, state.voiced_samples)
+    return Listening(state.now_sample, free_sample=end), stopped

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from agent.protocol.client_events import MAX_AUDIO_END_MS, NO_WEBRTC
 from agent.protocol.fields import MAX_AUDIO_CHARS, MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS
+from agent.protocol.interruption import MAX_BACK_CHANNEL_CHARS, MAX_BACK_CHANNELS, MAX_HOLD_MS
 from agent.protocol.items import MAX_CONTENT_PARTS
 from agent.protocol.legacy import EVENTS, NOT_TOLD
 from agent.protocol.response_create import MAX_INPUT_ITEMS, MAX_METADATA_PAIRS
@@ -72,7 +73,7 @@ SERVER: Final = (
     Entry("output_audio_buffer.started", "never sent", NOT_OVER_WEBSOCKET),
     Entry("output_audio_buffer.stopped", "never sent", NOT_OVER_WEBSOCKET),
     Entry("output_audio_buffer.cleared", "never sent", NOT_OVER_WEBSOCKET),
-    Entry("response.created", "yes", ""),
+    Entry("response.created", "yes", "with `wavllm_resumes`, where it goes on with a response that nothing broke off"),
     Entry("response.done", "yes", "with `wavllm_latency`"),
     Entry("response.output_item.added", "yes", ""),
     Entry("response.output_item.done", "yes", ""),
@@ -98,7 +99,12 @@ SERVER: Final = (
     Entry("error", "yes", "names code, message, param and the client's event_id; the session goes on"),
     Entry("wavllm.speaker", "extension", "who spoke: number in the session, name and id where known, confidence"),
     Entry("wavllm.speaker.named", "extension", "a voice has a name from now on; with `id`: also in later sessions"),
+    Entry(
+        "wavllm.function", "extension", "a call that the server answers: `in_progress`, then `completed` or `failed`"
+    ),
+    Entry("wavllm.timer", "extension", "a timer of the server was `set`, `cancelled`, or is `over`"),
     Entry("wavllm.playback", "extension", "of a spoken reply: ms generated, sent, played, and certain in the history"),
+    Entry("wavllm.speech_ignored", "extension", "short speech into a reply, which goes on (`hold_ms`)"),
     *(Entry(old, "legacy names only", f"instead of `{new}`") for old, new in EVENTS.items()),
     Entry("transcription_session.created", "legacy names only", "instead of `session.created`"),
     Entry("transcription_session.updated", "legacy names only", "instead of `session.updated`"),
@@ -118,7 +124,7 @@ ERRORS: Final = {
     "immutable_parameter": "the model, or what kind of session it is, cannot change any more",
     "cannot_update_voice": "the voice was heard already",
     "item_not_found": "there is no item of this id",
-    "invalid_tool_call_id": "there is no function call of this id",
+    "invalid_tool_call_id": "there is no function call of this id, or the server answers it itself",
     "input_audio_buffer_commit_empty": "less than 100 ms were appended",
     "input_audio_buffer_full": "more was appended than one turn may have; the rest is dropped, and told once",
     "conversation_already_has_active_response": "cancel it first, or wait for `response.done`",
@@ -131,6 +137,16 @@ ERRORS: Final = {
     "turn_detection_degraded": "`semantic_vad` waits for a fixed silence: this model cannot tell; told once",
     "voice_failed": "replies go on in writing; told once",
 }
+FAILED_CALLS: Final = {
+    "not_allowed": "whoever spoke may not have this function called, or nobody knows who it was",
+    "invalid_arguments": "they do not fit the function's description; the message names the one",
+    "timeout": "it took longer than the server allows",
+    "too_large": "its output is beyond the limit",
+    "interrupted": "the response ended before; it may have been done all the same",
+    "too_many": "so many timers are running already",
+    "exists": "there is a timer of this name",
+    "unknown": "there is no timer of this name",
+}
 LIMITS: Final = {
     "message": f"{MAX_MESSAGE_BYTES // 2**20} MiB",
     "audio of one message": f"{MAX_AUDIO_CHARS // 2**20} MiB of base64",
@@ -141,6 +157,8 @@ LIMITS: Final = {
     "tools": f"{MAX_TOOLS}, each of {MAX_TOOL_CHARS} characters",
     "metadata": f"{MAX_METADATA_PAIRS} pairs",
     "max_output_tokens": f"{MAX_OUTPUT_TOKENS}, or what the server is configured for",
+    "hold_ms, short_ms": f"{MAX_HOLD_MS}",
+    "back_channels": f"{MAX_BACK_CHANNELS} phrases of {MAX_BACK_CHANNEL_CHARS} characters",
     "audio_end_ms": f"{MAX_AUDIO_END_MS // 3_600_000} hours",
 }
 INTRODUCTION: Final = f"""\
@@ -155,7 +173,18 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
   then `{NOT_TOLD}` is not sent, and complaints still name fields as they are called today.
 - Tools are offered to models whose own chat template shows how they are called (`<tool_call>` and JSON, as Hermes and
   Qwen have it); with any other they are refused. The shipped nano model writes no calls: the order that it confirms
-  becomes one of `make_coffee`, where a client offers that function. `tool_choice` is `auto` or `none`.
+  becomes one of `make_coffee`, where a client offers that function. With the former,
+  `tool_choice` may be `required` or name a function, too: the reply is begun for the model as a call, and the response
+  fails where what it writes is none. nano cannot be made to call.
+- What speech into a reply does is set by `session.wavllm.interruption`. As it stands, the reply stops at once, as with
+  OpenAI. When what stopped it turns out to be no words, or none but `back_channels`, the reply is taken up again where
+  it was cut, in a response that names the one before (`wavllm_resumes`); the model has no part in that, and
+  `resume: false` has such turns answered like any other. With `hold_ms` the reply goes on meanwhile: only so much
+  voice, or words, stop it, and `speech_started` is sent then; what ends before is told as `wavllm.speech_ignored` and
+  is no turn. Less voice than `short_ms` is no words, whatever it is taken for.
+- Functions of the server's own are named in `session.wavllm.functions`, and no client offers one of such a name. Calls
+  of them, and calls that whoever spoke may not have made, are no output of the response: they are items of the
+  conversation, each followed by its output, and the model goes on in the same response ([functions.md](functions.md)).
 - Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them.
 """
 
@@ -171,6 +200,8 @@ def page() -> str:
             *_table(("event", "", ""), ((f"`{e.name}`", e.support, e.note) for e in SERVER)),
             "\n## What is complained about\n",
             *_table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in sorted(ERRORS.items()))),
+            "\n## Why a call of `wavllm.function` has failed\n",
+            *_table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in sorted(FAILED_CALLS.items()))),
             "\n## Limits\n",
             *_table(("of", "at most"), LIMITS.items()),
             "",

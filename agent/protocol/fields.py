@@ -105,6 +105,14 @@ class Fields:
                 raise ProtocolError("invalid_type", f"{member.path} must be an object", param=member.path)
         return members
 
+    def texts(self, name: str, max_length: int, max_chars: int) -> tuple[str, ...]:
+        """A list of at most `max_length` strings of at most `max_chars` characters."""
+        value = self.value(name)
+        if not isinstance(value, list) or len(value) > max_length:
+            raise self.wrong(name, f"a list of at most {max_length} strings")
+        members = Fields({f"{name}[{index}]": member for index, member in enumerate(value)}, self.path)
+        return tuple(members.text(member, max_chars) for member in members.values)
+
     def audio(self, name: str) -> bytes:
         """Samples of any format, out of base64."""
         encoded, at = self.value(name), self.at(name)

@@ -38,6 +38,7 @@ class ReplyEvents:
     metadata: Mapping[str, str]
     voice: str | None = None  # None: in writing
     output_format: AudioFormat = PCM_24_KHZ
+    resumes: str | None = None  # the response that this one goes on with
     status: Literal["in_progress"] | Ending = "in_progress"
     _message: _Message | None = None
     _output: list[dict[str, Any]] = field(default_factory=list)  # items that are closed
@@ -60,7 +61,8 @@ class ReplyEvents:
     def begin(self) -> list[ServerEvent]:
         """The response exists."""
         limits: ServerEvent = {"type": "rate_limits.updated", "rate_limits": []}  # there are none
-        return [{"type": "response.created", "response": self._response(None, None)}, limits]
+        resumes = {"wavllm_resumes": self.resumes} if self.resumes else {}
+        return [{"type": "response.created", "response": self._response(None, None), **resumes}, limits]
 
     def open(self, item_id: str, previous_item_id: str | None) -> list[ServerEvent]:
         """A message exists, as yet empty; `previous_item_id` is the item before it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from agent.protocol.errors import ProtocolError
 
@@ -20,6 +20,10 @@ EXTENSIONS: Final = [
     "wavllm.speaker.name",
     "wavllm.speaker.enrol",
     "wavllm.playback",
+    "wavllm.speech_ignored",
+    "wavllm_resumes",
+    "wavllm.function",
+    "wavllm.timer",
     "wavllm_latency",
     "wavllm_say",
     "binary_audio",
@@ -68,6 +72,12 @@ def speech_started(item_id: str, audio_start_ms: int) -> ServerEvent:
 
 def speech_stopped(item_id: str, audio_end_ms: int) -> ServerEvent:
     return {"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": audio_end_ms}
+
+
+def speech_ignored(transcript: str, audio_start_ms: int, audio_end_ms: int) -> ServerEvent:
+    """Extension: somebody spoke into a reply, which goes on, and it is no turn."""
+    span = {"audio_start_ms": audio_start_ms, "audio_end_ms": audio_end_ms}
+    return {"type": "wavllm.speech_ignored", "transcript": transcript, **span}
 
 
 def timeout_triggered(item_id: str, audio_start_ms: int, audio_end_ms: int) -> ServerEvent:
@@ -155,6 +165,24 @@ def speaker_told(
 def speaker_named(number: int, name: str, person_id: str | None) -> ServerEvent:
     """Extension: how a voice is called from now on; with an id when it is known in later sessions, too."""
     return {"type": "wavllm.speaker.named", "number": number, "name": name, "id": person_id}
+
+
+def function_told(
+    response_id: str,
+    call_id: str,
+    name: str,
+    status: Literal["in_progress", "completed", "failed"],
+    code: str | None = None,
+    message: str | None = None,
+) -> ServerEvent:
+    """Extension: a call that the server answers, not the client; with a code and a message when nothing was done."""
+    told = {"type": "wavllm.function", "response_id": response_id, "call_id": call_id, "name": name, "status": status}
+    return told if code is None else {**told, "error": {"code": code, "message": message}}
+
+
+def timer_told(call_id: str, name: str, status: str, left_s: float) -> ServerEvent:
+    """Extension: a timer was set, cancelled, or is over."""
+    return {"type": "wavllm.timer", "call_id": call_id, "name": name, "status": status, "left_s": left_s}
 
 
 def transcript_delta(item_id: str, delta: str) -> ServerEvent:

@@ -13,8 +13,18 @@ from typing import Any, Final, Literal
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import MAX_ID_CHARS, Fields
 from agent.protocol.formats import PCM_24_KHZ, AudioFormat, read_format
+from agent.protocol.interruption import Interruption, merge_interruption
 from agent.protocol.speakers import SpeakerSettings, merge_speakers
-from agent.protocol.tools import CANNOT_CALL, FunctionTool, ToolChoice, read_tool_choice, read_tools
+from agent.protocol.tools import (
+    CANNOT_CALL,
+    Forced,
+    FunctionTool,
+    ToolChoice,
+    check_choice,
+    check_names,
+    read_tool_choice,
+    read_tools,
+)
 from agent.protocol.turn_detection import SERVER_VAD, TurnDetection, merge_detection
 
 MAX_OUTPUT_TOKENS: Final = 4_096
@@ -39,6 +49,8 @@ class SessionSettings:
     output_format: AudioFormat = PCM_24_KHZ  # of spoken ones
     voice: str | None = None  # the server's own, which no client changes; None: it cannot speak
     calls_tools: bool = False  # whether the model can, likewise
+    forces_tools: bool = False  # and can be made to
+    own_functions: tuple[str, ...] = ()  # of the server, by name, likewise
     kind: Kind = "realtime"
     tools: tuple[FunctionTool, ...] = ()
     tool_choice: ToolChoice = "auto"
@@ -46,10 +58,21 @@ class SessionSettings:
     model: str = MODEL  # as the client called it at the beginning; there is one
     asked_voice: str | None = None  # as the client called it; it means `voice`
     speakers: SpeakerSettings = field(default_factory=SpeakerSettings)
+    interruption: Interruption = field(default_factory=Interruption)
+
+    @property
+    def answers_by_itself(self) -> bool:
+        """Whether a turn is answered that the client did not ask about."""
+        detection = self.turn_detection
+        return self.kind == "realtime" and detection is not None and detection.create_response
 
     def to_wire(self, session_id: str, expires_at: int | None = None) -> dict[str, Any]:
         """The session object of the protocol, with effective values only; `expires_at` in seconds of Unix time."""
-        extensions = {"speakers": self.speakers.to_wire()}
+        extensions = {
+            "speakers": self.speakers.to_wire(),
+            "interruption": self.interruption.to_wire(),
+            "functions": list(self.own_functions),
+        }
         known = {"type": self.kind, "id": session_id, "expires_at": expires_at, "wavllm": extensions}
         if self.kind == "transcription":
             known["object"] = "realtime.transcription_session"
@@ -63,7 +86,7 @@ class SessionSettings:
             "output_modalities": [self.output],
             "audio": {**(spoken if self.voice else {}), "input": self._input_to_wire()},
             "tools": [tool.to_wire() for tool in self.tools],
-            "tool_choice": self.tool_choice,
+            "tool_choice": choice.to_wire() if isinstance(choice := self.tool_choice, Forced) else choice,
             "parallel_tool_calls": self.parallel_tool_calls,
             "max_output_tokens": self.max_output_tokens,
             "truncation": "auto",
@@ -115,10 +138,7 @@ def merge(
     settings = replace(settings, output_format=output_format or current.output_format)
     if "audio" in patch and "input" in (audio := patch.object("audio")):
         settings = _merge_input(settings, audio.object("input"), defaults)
-    if "wavllm" in patch and "speakers" in (extensions := patch.object("wavllm")):
-        speakers = merge_speakers(settings.speakers, extensions.object("speakers"), defaults.speakers.policy)
-        settings = replace(settings, speakers=speakers)
-    return settings
+    return _merge_extensions(settings, patch.object("wavllm"), defaults) if "wavllm" in patch else settings
 
 
 def _merge_kind(current: SessionSettings, patch: Fields, fixed: Fixed) -> SessionSettings:
@@ -139,6 +159,16 @@ def _merge_kind(current: SessionSettings, patch: Fields, fixed: Fixed) -> Sessio
     return replace(current, kind=kind, model=current.model if model == MODEL else model)
 
 
+def _merge_extensions(settings: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:
+    if "speakers" in patch:
+        speakers = merge_speakers(settings.speakers, patch.object("speakers"), defaults.speakers.policy)
+        settings = replace(settings, speakers=speakers)
+    if "interruption" in patch:
+        interruption = merge_interruption(settings.interruption, patch.object("interruption"))
+        settings = replace(settings, interruption=interruption)
+    return settings
+
+
 def _immutable(patch: Fields, name: str, current: str, why: str) -> ProtocolError:
     message = f"{patch.at(name)} is {current!r} and cannot change: {why}"
     return ProtocolError("immutable_parameter", message, param=patch.at(name))
@@ -148,11 +178,14 @@ def _merge_tools(settings: SessionSettings, patch: Fields) -> SessionSettings:
     if not settings.calls_tools:
         patch.refuse("tools", CANNOT_CALL)
     tools, choice = read_tools(patch), read_tool_choice(patch)
+    check_names(tools or (), settings.own_functions, patch.at("tools"))
     settings = replace(
         settings,
         tools=settings.tools if tools is None else tools,
         tool_choice=choice or settings.tool_choice,
     )
+    names = {*settings.own_functions, *(tool.name for tool in settings.tools)}
+    check_choice(settings.tool_choice, names, patch.at("tool_choice"), forces=settings.forces_tools)
     if "parallel_tool_calls" in patch:
         settings = replace(settings, parallel_tool_calls=patch.flag("parallel_tool_calls"))
     return settings

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from agent.protocol.errors import ProtocolError
-from agent.protocol.fields import Fields
+from agent.protocol.fields import MAX_ID_CHARS, Fields
 
 MAX_TOOLS: Final = 64
 MAX_TOOL_CHARS: Final = 16_384  # of one tool's JSON
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-CANNOT_FORCE: Final = "this server cannot make the model call a tool"
+CANNOT_FORCE: Final = "the loaded model calls functions of its own accord alone"
 CANNOT_CALL: Final = "the loaded model calls no tools"
 
-ToolChoice = Literal["auto", "none"]
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """The model has to call a function."""
+
+    name: str | None = None  # this one; None: any
+
+    def to_wire(self) -> Any:
+        """As the protocol writes it."""
+        return {"type": "function", "name": self.name} if self.name else "required"
+
+
+ToolChoice = Literal["auto", "none"] | Forced
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,14 @@ class FunctionTool:
         """The tool object of the protocol."""
         tool = {"type": "function", "name": self.name, "description": self.description}
         return {**tool, "parameters": json.loads(self.parameters)}
+
+
+def check_names(tools: Sequence[FunctionTool], own: Collection[str], at: str) -> None:
+    """Raises ProtocolError when a client, at this path, offers a function by the name of one of the server's own."""
+    for index, tool in enumerate(tools):
+        if tool.name in own:
+            message = f"{at}[{index}].name: the server has a function {tool.name!r} of its own; call yours otherwise"
+            raise ProtocolError("invalid_value", message, param=f"{at}[{index}].name")
 
 
 def read_tools(fields: Fields) -> tuple[FunctionTool, ...] | None:
@@ -51,12 +71,22 @@ def read_tool_choice(fields: Fields) -> ToolChoice | None:
     """How the model may use its tools; None: it is not said. Raises ProtocolError on what cannot be kept."""
     if "tool_choice" not in fields:
         return None
-    wanted = fields.value("tool_choice")
-    if wanted == "required" or isinstance(wanted, dict):
-        at = fields.at("tool_choice")
+    if isinstance(fields.value("tool_choice"), dict):
+        wanted = fields.object("tool_choice")
+        wanted.choice("type", ["function"])
+        return Forced(wanted.text("name", MAX_ID_CHARS))
+    choice = fields.choice("tool_choice", ["auto", "none", "required"])
+    return Forced() if choice == "required" else choice
+
+
+def check_choice(choice: ToolChoice, names: Collection[str], at: str, *, forces: bool) -> None:
+    """Raises ProtocolError when a choice, at this path, cannot be kept with the functions of these names."""
+    if not isinstance(choice, Forced):
+        return
+    if not forces:
         raise ProtocolError("unsupported_parameter", f'{at}: {CANNOT_FORCE}; say "auto" or "none"', param=at)
-    choice: ToolChoice = fields.choice("tool_choice", ["auto", "none"])
-    return choice
+    if choice.name and choice.name not in names:
+        raise ProtocolError("invalid_value", f"{at}.name: there is no tool {choice.name!r}", param=f"{at}.name")
 
 
 def _read_tool(fields: Fields) -> FunctionTool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from agent.errors import EnrolmentError, RegistryError
@@ -17,11 +17,13 @@ from agent.protocol import server_events as events
 from agent.protocol.errors import ProtocolError
 from agent.protocol.speakers import SpeakerName, SpeakerSettings
 from agent.sessions.conversation import Conversation, Item
+from agent.voices.diarization import hear_changes
 from agent.voices.people import Sample, is_voice
 from agent.voices.speakers import SpeakerGuess, SpeakerOptions, Speakers
 from agent.voices.store import Person, check_name
 from agent.voices.voiced import measure_voicing
-from wavllm_core.engine.api import Heard
+from wavllm_core.engine.api import Context, Heard
+from wavllm_core.errors import CoreError
 
 NOT_KNOWN: Final = "the voice is none of those that are known here, and no other is answered"
 NEW_FROM_S: Final = 2.0  # of speech, where turns are split: a piece of one is often too short to be somebody new
@@ -35,12 +37,13 @@ class Attribution:
 
     def __init__(
         self,
+        context: Context,
         options: SpeakerOptions,
         settings: SpeakerSettings,
         conversation: Conversation,
         send: Callable[[events.ServerEvent], Awaitable[None]],
     ) -> None:
-        self._options, self._conversation, self._send = options, conversation, send
+        self._context, self._options, self._conversation, self._send = context, options, conversation, send
         self.settings = settings
         self.speakers = Speakers(options.scale, options.people.known if options.people else ())
 
@@ -85,6 +88,21 @@ class Attribution:
             return None
         return self.refusal(None if item.voice is None else self.speakers.guess(item.voice))
 
+    async def find_changes(self, pcm: Sequence[bytes]) -> list[int]:
+        """Samples of an utterance at which another voice goes on, where they are to be told apart within a turn."""
+        if not self.settings.split_turns or self.settings.policy == "off":
+            return []
+        try:
+            return await hear_changes(self._context, pcm, self._options.scale)
+        except CoreError:  # the whole may still be heard
+            return []
+
+    def person_of(self, item: Item | None) -> str | None:
+        """Under which name whoever said an item was enrolled; None: it was typed, or the voice is not known."""
+        if item is None or item.voice is None or self.settings.policy == "off":
+            return None
+        return self.speakers.enrolled_name(item.voice)
+
     async def name(self, wanted: SpeakerName) -> None:
         """Call a voice by name from now on. Raises ProtocolError when it cannot be, or cannot be enrolled."""
         voice, person = self.speakers.find(wanted.number), None
@@ -117,7 +135,7 @@ class Attribution:
 
         def enrol() -> Person:
             samples = [
-                Sample(f"utterance {number}", vector, measure_voicing(to_waveform(pcm)))
+                Sample(f"utterance {number}", vector, measure_voicing(to_waveform(pcm), self._options.detect))
                 for number, (vector, pcm) in enumerate(spoken, start=1)
             ]
             return people.enrol(wanted.name, [sample for sample in samples if is_voice(sample.voicing)])

@@ -1,6 +1,6 @@
-"""Has one reply written, and spoken where that is wanted, and reports what comes of it.
+"""Tells one reply, in writing or aloud, and reports what comes of it.
 
-Knows nothing but its question. Every report names its response, so that those of one that is over can be dropped.
+Knows nothing but its draft. Every report names its response, so that those of one that is over can be dropped.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from agent.errors import ToolCallError
+from agent.sessions.draft import Draft, Told
 from agent.sessions.tool_calls import Call, CallReader
 from agent.speech.sentences import read_sentences
 from agent.speech.speaking import Spoken
-from wavllm_core.errors import CoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,14 @@ Report = Callable[[ReplyReport], Awaitable[None]]
 Speak = Callable[[AsyncIterable[str]], AsyncGenerator[Spoken, None]]  # sentence by sentence
 
 
+async def begin_with(opening: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """A reply whose beginning was put into the model's mouth."""
+    yield opening
+    async with aclosing(rest) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
 async def quote(text: str) -> AsyncGenerator[str, None]:
     """A reply that nobody has to think about."""
     yield text
@@ -81,64 +88,42 @@ async def read_reply(
         yield found
 
 
-async def write_reply(response_id: str, reply: AsyncGenerator[str | Call, None], report: Report) -> None:
-    """Report every piece as the model writes it."""
+async def write_reply(response_id: str, draft: Draft, told: Told, report: Report) -> None:
+    """Report every piece behind `told` as the model writes it."""
+    async with aclosing(draft.read(told)) as rest:
+        async for found in rest:
+            await report(ReplyCall(response_id, found) if isinstance(found, Call) else ReplyPiece(response_id, found))
+    await report(ReplyEnded(response_id, draft.failure))
 
-    async def take(found: str | Call) -> None:
-        await report(ReplyCall(response_id, found) if isinstance(found, Call) else ReplyPiece(response_id, found))
 
-    await report(ReplyEnded(response_id, await _hand_on(reply, take)))
-
-
-async def speak_reply(response_id: str, reply: AsyncGenerator[str | Call, None], speak: Speak, report: Report) -> None:
-    """Report what is spoken; it is spoken while the model writes on, which never waits for the voice.
+async def speak_reply(response_id: str, draft: Draft, told: Told, speak: Speak, report: Report) -> None:
+    """Report what is spoken behind `told`, while the model writes on.
 
     Calls follow when all is said, as a client acts on them when the response is over.
     """
-    written: asyncio.Queue[str | None] = asyncio.Queue()  # holds no more than the tokens of one reply
     calls: list[Call] = []
-    begun = False
 
-    async def take(found: str | Call) -> None:
-        nonlocal begun
-        if not begun:
-            begun = True
-            await report(ReplyBegun(response_id))
-        if isinstance(found, Call):
-            calls.append(found)
-        else:
-            written.put_nowait(found)
+    async def words() -> AsyncGenerator[str, None]:
+        begun = False
+        async with aclosing(draft.read(told)) as rest:
+            async for found in rest:
+                if not begun:
+                    begun = True
+                    await report(ReplyBegun(response_id))
+                if isinstance(found, Call):
+                    calls.append(found)
+                else:
+                    yield found
 
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_say(response_id, written, speak, report), name=f"say {response_id}")
-        failure = await _hand_on(reply, take)
-        written.put_nowait(None)
-    for call in calls:
-        await report(ReplyCall(response_id, call))
-    await report(ReplyEnded(response_id, failure))
-
-
-async def _say(response_id: str, written: asyncio.Queue[str | None], speak: Speak, report: Report) -> None:
-    async with aclosing(read_sentences(_until_none(written))) as sentences, aclosing(speak(sentences)) as pieces:
+    async with (
+        aclosing(words()) as written,
+        aclosing(read_sentences(written)) as sentences,
+        aclosing(speak(sentences)) as pieces,
+    ):
         async for spoken in pieces:
             taken = asyncio.Event()
             await report(SpokenPiece(response_id, spoken, taken))
             await taken.wait()
-
-
-async def _hand_on(
-    reply: AsyncGenerator[str | Call, None], take: Callable[[str | Call], Awaitable[None]]
-) -> str | None:
-    """Give everything away as it comes; returns why the model failed, if it did."""
-    try:
-        async with aclosing(reply) as pieces:
-            async for piece in pieces:
-                await take(piece)
-    except (CoreError, ToolCallError) as fault:
-        return str(fault)
-    return None
-
-
-async def _until_none(queue: asyncio.Queue[str | None]) -> AsyncGenerator[str, None]:
-    while (piece := await queue.get()) is not None:
-        yield piece
+    for call in calls:
+        await report(ReplyCall(response_id, call))
+    await report(ReplyEnded(response_id, draft.failure))

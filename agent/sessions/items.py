@@ -63,8 +63,9 @@ class Items:
             heard = await said.utterance.hear()
         except CoreError as error:
             return str(error)
-        item.heard = heard
-        await self._who.tell(item, heard, None if said.start_sample is None else to_ms(said.start_sample))
+        if not item.aside:
+            item.heard = heard
+            await self._who.tell(item, heard, None if said.start_sample is None else to_ms(said.start_sample))
         return None
 
     async def retrieve(self, item_id: str, settings: SessionSettings) -> None:

@@ -37,6 +37,9 @@ class NanoCaller:
         """Nothing: it reads no descriptions."""
         return ""
 
+    def opening(self, tools: Sequence[FunctionTool]) -> None:
+        """It calls when it has understood an order, and not otherwise."""
+
     def write_call(self, call: Call) -> str:
         """Nothing: the order stands in the reply before."""
         return ""

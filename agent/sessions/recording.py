@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from agent.errors import RecordingError
+from agent.functions.builtin import TimerNews
 from agent.protocol.handshake import Handshake
+from agent.sessions.functions import FunctionEnded
 from agent.sessions.generation import SpokenPiece
 from agent.sessions.names import Names
 from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece
@@ -124,6 +126,10 @@ def label(report: Any) -> str:
             return f"{type(report.spoken).__name__} {report.response_id}"
         case TranscriptPiece() | TranscriptEnded():
             return f"{type(report).__name__} {report.item.id}"
+        case FunctionEnded():
+            return f"{type(report).__name__} {report.call_id}"
+        case TimerNews():
+            return f"{type(report).__name__} {report.status} {report.call_id}"
         case _:
             said = getattr(report, "said", None)
             owner = getattr(report, "response_id", said.item_id if said else "")

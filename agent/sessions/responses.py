@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from agent.protocol.errors import ProtocolError
 from agent.protocol.replies import Ending, ReplyEvents
-from agent.protocol.response_create import ResponseCreate
 from agent.protocol.server_events import error, item_truncated, playback
-from agent.protocol.settings import NO_VOICE, SessionSettings
-from agent.protocol.tools import CANNOT_CALL, FunctionTool
-from agent.sessions.conversation import Called, Item, exchanges, instructions
+from agent.protocol.settings import SessionSettings
+from agent.sessions.conversation import Item
+from agent.sessions.cut import Cut
+from agent.sessions.draft import Draft
+from agent.sessions.functions import FunctionEnded, Functions
 from agent.sessions.generation import (
     ReplyBegun,
     ReplyCall,
@@ -27,31 +28,25 @@ from agent.sessions.generation import (
     ReplyPiece,
     ReplyReport,
     SpokenPiece,
+    begin_with,
     quote,
     read_reply,
     speak_reply,
     write_reply,
 )
+from agent.sessions.planning import Planning, ReplyOptions
 from agent.sessions.response import ReplyDue, ReplyPlan, Response, Surroundings
-from agent.sessions.tool_calls import PlainReader, ToolCaller
-from agent.speech.speaking import AudioChunk, Pace, SpeechOptions, speak
-from agent.voices.naming import name_speakers, seen_by_model
-from wavllm_core.engine.api import Context, Exchange, Sampling
+from agent.sessions.tool_calls import Call, PlainReader
+from agent.speech.speaking import AudioChunk, Pace, Spoken, speak
+from agent.speech.voice import BYTES_PER_S
+from agent.voices.naming import name_speakers
+from wavllm_core.engine.api import Context, Exchange
 from wavllm_core.errors import CapacityError
 
-AUDIO_TOKENS_PER_S: Final = 12.5
 MAX_BESIDE: Final = 4  # responses out of band at a time
+MAX_ROUNDS: Final = 8  # of calls that one response may have the server carry out
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyOptions:
-    """What the operator decides about replies."""
-
-    sampling: Sampling  # max_tokens is the most that a client may ask for
-    speech: SpeechOptions | None  # None: they cannot be spoken
-    caller: ToolCaller | None = None  # None: the model calls no functions
 
 
 class Responses:
@@ -64,16 +59,21 @@ class Responses:
         tasks: asyncio.TaskGroup,
         report: Callable[[ReplyReport], Awaitable[None]],
         around: Surroundings,
+        functions: Functions,
         timer: Callable[[], float],
     ) -> None:
         """timer: the clock that audio is paced by"""
         self._context, self._options, self._around = context, options, around
-        self._tasks, self._report, self._timer = tasks, report, timer
+        self._tasks, self._report, self._functions, self._timer = tasks, report, functions, timer
+        self._planning = Planning(options, around, functions.offered)
         self._conversation_id = around.new_id("conv")
         self._active: Response | None = None
         self._beside: dict[str, Response] = {}  # out of band
         self._due: ReplyDue | None = None  # while another is active
         self._pace = self._new_pace()  # of all replies in the conversation: one may still be heard
+        self._playing = Pace(0)  # the same by the clock of the session: what the client still has to play
+        self._sounding: Response | None = None  # the newest, where it is over and may still be heard
+        self._cut: Cut | None = None  # that may be taken up again
         self._voice_failed = False  # and the client was told
         self.was_heard = False  # the voice, by the client
         self._played: Item | None = None  # whose playing the client tells of
@@ -86,7 +86,22 @@ class Responses:
     @property
     def left_s(self) -> float:
         """How long the client still plays what was sent."""
-        return self._pace.left_s(self._timer())
+        return self._playing.left_s(self._around.clock())
+
+    @property
+    def replying(self) -> bool:
+        """A reply is under way in the conversation, or can still be heard."""
+        return not self.idle or self.left_s > 0
+
+    @property
+    def resumable(self) -> bool:
+        """There is a reply to be taken up again, or would be after an interruption."""
+        return bool(self._active or self._cut or (self._sounding and self.left_s > 0))
+
+    @property
+    def writes_on(self) -> bool:
+        """The model is still at a reply that was broken off."""
+        return self._cut is not None and not self._cut.response.draft.ended
 
     @property
     def all_done(self) -> bool:
@@ -97,26 +112,16 @@ class Responses:
         """Have the model answer what is probably the end of a turn, so that `answer` finds it done."""
         if self._active:
             return
-        items = self._around.conversation.items
-        tools = _usable(settings, ResponseCreate())
-        history = self._seen(settings, [*exchanges(items, waiting=False), exchange])
-        told = self._instructions(items, settings.instructions, tools)
-        self._context.speculate(told, history, self._limited(settings.max_output_tokens))
+        self._context.speculate(*self._planning.guess(settings, exchange))
 
     def prepare(self, settings: SessionSettings) -> None:
         """Have the model read what was said, while nobody waits for it."""
-        items = self._around.conversation.items
-        told = self._instructions(items, settings.instructions, _usable(settings, ResponseCreate()))
-        self._context.prepare(told, self._seen(settings, exchanges(items, waiting=False)))
+        self._context.prepare(*self._planning.past(settings))
 
     def check(self, due: ReplyDue) -> None:
         """Raises ProtocolError when what the client asks for cannot be."""
         asked = due.overrides
-        if asked.output == "audio" and self._options.speech is None:
-            message = f'response.output_modalities must be ["text"]: {NO_VOICE}'
-            raise ProtocolError("invalid_value", message, param="response.output_modalities")
-        if asked.tools and not self._options.caller:
-            raise ProtocolError("unsupported_parameter", f"response.tools: {CANNOT_CALL}", param="response.tools")
+        self._planning.check(due)
         if asked.out_of_band and len(self._beside) >= MAX_BESIDE:
             message = f"{MAX_BESIDE} responses outside the conversation are under way already"
             raise ProtocolError("too_many_responses", message, param="response.conversation")
@@ -129,7 +134,7 @@ class Responses:
         if not due.overrides.out_of_band:
             await self.answer(due)
             return
-        response = self._new_response(due, None, self._new_pace())
+        response = self._new_response(self._planning.plan(due), None, self._new_pace())
         self._beside[response.id] = response
         await self._begin(response)
 
@@ -138,7 +143,8 @@ class Responses:
         if self._active:
             self._due = due
             return
-        self._active = response = self._new_response(due, self._conversation_id, self._pace)
+        self.let_go()
+        self._active = response = self._new_response(self._planning.plan(due), self._conversation_id, self._pace)
         await self._begin(response)
 
     async def cancel(self, response_id: str | None) -> None:
@@ -149,21 +155,58 @@ class Responses:
             raise ProtocolError("response_cancel_not_active", f"{which} is active", param="response_id")
         await self._end(response, "cancelled", reason="client_cancelled")
 
-    async def interrupt(self) -> None:
-        """Stop, if there is anything to stop, because somebody speaks."""
+    async def interrupt(self, *, resumable: bool = False) -> None:
+        """Stop, if there is anything to stop, because somebody speaks.
+
+        resumable: it may turn out that nothing was said; until `take_up` or `let_go` the model may write on
+        """
+        left_s, response = self.left_s, self._active
+        calling = response is not None and not response.busy
         self._pace.drop()
-        if self._active:
+        if response:
             self._due = None
-            await self._end(self._active, "cancelled", reason="turn_detected")
+            await self._end(response, "cancelled", reason="turn_detected", keep_draft=resumable)
+        elif left_s > 0:
+            response = self._sounding
+        self._playing.drop()
+        if response or not resumable:
+            self.let_go()
+        if response and resumable:
+            self._cut = Cut.of(response, left_s, calling=calling)
+        self._sounding = None
         item, self._played = self._played, None
         if item and item.alignment and item in self._around.conversation.items:
             played_ms = item.alignment.played_ms or 0
             if played_ms < item.alignment.sent_ms:
                 await self.truncate(item.id, played_ms)
 
+    async def take_up(self, due: ReplyDue) -> None:
+        """Go on with what was broken off, if anything is left of it, in a new response."""
+        cut, conversation = self._cut, self._around.conversation
+        if cut is None or self._active or not cut.is_kept(conversation.items):
+            self.let_go()
+            return
+        if unheard := cut.unheard:
+            await self.truncate(*unheard)
+        if plan := cut.plan_rest(due, conversation.last_id or "root"):
+            self._cut = None
+            self._active = response = self._new_response(plan, self._conversation_id, self._pace, cut.response)
+            await self._begin(response)
+        elif cut.calling:
+            await self.answer(due)
+        else:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """What was broken off is not going to be taken up again."""
+        if self._cut:
+            self._cut.response.draft.drop()
+            self._cut = None
+
     async def abandon(self, why: str) -> None:
         """End all that is under way: the session is over."""
         self._due = None
+        self.let_go()
         for response in [self._active, *self._beside.values()]:
             if response:
                 await self._end(response, "failed", failure=why)
@@ -191,12 +234,31 @@ class Responses:
             audio_end_ms = min(audio_end_ms, item.alignment.sent_ms)
         item.tokens = self._around.engine.count_tokens(item.text)
         self._pace.drop()
+        self._playing.drop()
         if response and response.item is item:
             await self._end(response, "cancelled", reason="client_cancelled")
         await self._around.send(item_truncated(item_id, audio_end_ms))
 
-    async def take(self, report: ReplyReport) -> None:
-        """Pass on what the model said; nothing when that response is over."""
+    async def resume(self) -> None:
+        """Have the model go on, where the server has answered the calls and all that was said is in writing."""
+        response = self._active
+        if response is None or not response.rounds or response.pending or response.busy:
+            return
+        if response.asks_client:
+            self._forget(response)
+            await response.complete()
+            await self._go_on()
+        elif response.rounds == MAX_ROUNDS:
+            why = f"the model called functions {MAX_ROUNDS} times in a row; it is not asked again"
+            await self._end(response, "failed", failure=why)
+        elif response.tokens >= response.plan.sampling.max_tokens:
+            await self._end(response, "incomplete", reason="max_output_tokens")
+        else:
+            response.renew(self._planning.plan(response.plan.due, [*response.plan.items, *response.take_made()]))
+            self._ask(response)
+
+    async def take(self, report: ReplyReport | FunctionEnded) -> None:
+        """Pass on what the model said, or the server did; nothing when that response is over."""
         response = self._find(report.response_id)
         if response is None:
             return
@@ -206,16 +268,29 @@ class Responses:
             case ReplyBegun():
                 response.note("first_token_ms")
             case SpokenPiece():
-                self.was_heard |= isinstance(report.spoken, AudioChunk)
+                self._note_audio(response, report.spoken)
                 if why := await response.speak(report.spoken):
                     await self._tell_voice_lost(response, why)
                 report.taken.set()
             case ReplyCall():
-                await response.call(report.call)
+                await self._take_call(response, report.call)
+            case FunctionEnded():
+                await response.answer(report.call_id, report.outcome)
+            case ReplyEnded() if response.pending and not report.failure:
+                response.busy, response.rounds = False, response.rounds + 1
+                work = self._functions.carry_out(response.id, [*response.pending.values()])
+                response.task = self._tasks.create_task(work, name=f"functions of {response.id}")
             case ReplyEnded():
                 self._forget(response)
                 await (response.end("failed", failure=report.failure) if report.failure else response.complete())
                 await self._go_on()
+
+    async def _take_call(self, response: Response, call: Call) -> None:
+        calling = self._functions.judge(call, response.plan.asker)
+        if calling.refusal and response.out_of_band:  # it has no history to go on from
+            await self._end(response, "failed", failure=calling.refusal)
+        else:
+            await response.call(calling)
 
     def _find(self, response_id: str) -> Response | None:
         if self._active and self._active.id == response_id:
@@ -227,12 +302,31 @@ class Responses:
         if (failure := response.plan.due.failure) is not None:
             await self._end(response, "failed", failure=failure)
             return
-        context = self._open_context() if response.out_of_band else self._context
-        response.context = context
-        work = self._generate(response.id, response.plan, response.pace, context)
-        response.task = self._tasks.create_task(work, name=f"reply {response.id}")
+        if response.draft.writer:  # what was written before is told to its end
+            self._tell(response)
+            return
+        response.context = self._open_context() if response.out_of_band else self._context
+        self._ask(response)
+
+    def _ask(self, response: Response) -> None:
+        """Have the model write, for the first time or when the server has answered its calls."""
+        response.context = context = response.context or self._context
+        work = response.draft.write(self._written(response, context))
+        response.draft.writer = writer = self._tasks.create_task(work, name=f"write {response.id}")
         if context is not self._context:
-            response.task.add_done_callback(lambda _: context.close())
+            writer.add_done_callback(lambda _: context.close())
+        self._tell(response)
+
+    def _tell(self, response: Response) -> None:
+        """Tell what is written while it is."""
+        response.busy = True
+        plan, draft = response.plan, response.draft
+        if plan.speech:
+            pieces = partial(speak, options=plan.speech, pace=response.pace, clock=self._timer)
+            work = speak_reply(response.id, draft, plan.told, pieces, self._report)
+        else:
+            work = write_reply(response.id, draft, plan.told, self._report)
+        response.task = self._tasks.create_task(work, name=f"reply {response.id}")
 
     def _open_context(self) -> Context:
         """For a response out of band; where there is no room, it waits for the conversation's own replies."""
@@ -241,30 +335,44 @@ class Responses:
         except CapacityError:
             return self._context
 
-    async def _generate(self, response_id: str, plan: ReplyPlan, pace: Pace, context: Context) -> None:
+    def _written(self, response: Response, context: Context) -> AsyncGenerator[str | Call, None]:
+        plan = response.plan
         caller, given = self._options.caller, plan.given
         reader = caller.reader(plan.tools) if caller and plan.tools and given is None else PlainReader()
-        written = context.reply(plan.instructions, plan.history, plan.sampling) if given is None else quote(given)
+        sampling = replace(plan.sampling, max_tokens=plan.sampling.max_tokens - response.tokens)
+        written = context.reply(plan.instructions, plan.history, sampling) if given is None else quote(given)
+        if given is None and sampling.begins:
+            written = begin_with(sampling.begins, written)
         names = self._around.conversation.names
         asked = name_speakers(written, names) if names and given is None else written
-        reply = read_reply(asked, reader, parallel_calls=plan.parallel_calls)
-        if plan.speech:
-            pieces = partial(speak, options=plan.speech, pace=pace, clock=self._timer)
-            await speak_reply(response_id, reply, pieces, self._report)
-        else:
-            await write_reply(response_id, reply, self._report)
+        return read_reply(asked, reader, parallel_calls=plan.parallel_calls)
+
+    def _note_audio(self, response: Response, spoken: Spoken) -> None:
+        if isinstance(spoken, AudioChunk):
+            self.was_heard = True
+            if not response.out_of_band:
+                self._playing.sent(self._around.clock(), len(spoken.pcm) / BYTES_PER_S)
 
     async def _end(
-        self, response: Response, ending: Ending, *, reason: str | None = None, failure: str | None = None
+        self,
+        response: Response,
+        ending: Ending,
+        *,
+        reason: str | None = None,
+        failure: str | None = None,
+        keep_draft: bool = False,
     ) -> None:
         """Close a response, and turn to the one that is due."""
         self._forget(response)
-        await response.end(ending, reason=reason, failure=failure)
+        if ending == "cancelled" and not response.out_of_band:
+            self._playing.drop()
+        await response.end(ending, reason=reason, failure=failure, keep_draft=keep_draft)
         await self._go_on()
 
     def _forget(self, response: Response) -> None:
         if response is self._active:
-            self._active = None
+            spoken = response.message is not None and response.message.alignment is not None
+            self._active, self._sounding = None, response if spoken else None
         else:
             del self._beside[response.id]
 
@@ -280,8 +388,10 @@ class Responses:
             message = f"replies go on in writing where they cannot be spoken: {why}"
             await self._around.send(error(ProtocolError("voice_failed", message), kind="server_error"))
 
-    def _new_response(self, due: ReplyDue, conversation_id: str | None, pace: Pace) -> Response:
-        asked, plan = due.overrides, self._plan(due)
+    def _new_response(
+        self, plan: ReplyPlan, conversation_id: str | None, pace: Pace, resumed: Response | None = None
+    ) -> Response:
+        due, asked = plan.due, plan.due.overrides
         events = ReplyEvents(
             self._around.new_id("resp"),
             conversation_id,
@@ -289,60 +399,9 @@ class Responses:
             asked.metadata,
             plan.speech.voice.name if plan.speech else None,
             asked.output_format or due.settings.output_format,
+            resumed.id if resumed else None,
         )
-        return Response(events, plan, pace, self._around)
-
-    def _plan(self, due: ReplyDue) -> ReplyPlan:
-        """The settings as they were, with what was asked of this response."""
-        settings, asked, conversation = due.settings, due.overrides, self._around.conversation
-        items = conversation.items if due.input is None else due.input
-        tools = _usable(settings, asked)
-        own = settings.instructions if asked.instructions is None else asked.instructions
-        told = self._instructions(items, own, tools)
-        parallel = settings.parallel_tool_calls if asked.parallel_tool_calls is None else asked.parallel_tool_calls
-        return ReplyPlan(
-            due,
-            told,
-            self._seen(settings, exchanges(items)),
-            self._limited(asked.max_output_tokens or settings.max_output_tokens),
-            self._options.speech if (asked.output or settings.output) == "audio" else None,
-            tools,
-            parallel,
-            self._count_input(items, told),
-            self._given(asked, items),
-            conversation.last_id or "root",
-        )
-
-    def _seen(self, settings: SessionSettings, history: Sequence[Exchange]) -> list[Exchange]:
-        return seen_by_model(history, self._around.conversation.names, settings.speakers.memory)
-
-    def _given(self, asked: ResponseCreate, items: Sequence[Item]) -> str | None:
-        """What the client wants said, or what came of a call where the model has no words for that."""
-        last, caller = items[-1].tool if items else None, self._options.caller
-        if asked.say is None and caller and isinstance(last, Called):
-            return caller.phrase(last.output)
-        return asked.say
-
-    def _instructions(self, items: Sequence[Item], own: str, tools: Sequence[FunctionTool]) -> str:
-        told, caller = instructions(items, own), self._options.caller
-        return "\n".join(filter(None, [told, caller.tell(tools)])) if caller and tools else told
-
-    def _limited(self, wanted: int | Literal["inf"]) -> Sampling:
-        most = self._options.sampling.max_tokens
-        return replace(self._options.sampling, max_tokens=most if wanted == "inf" else min(wanted, most))
-
-    def _count_input(self, items: Sequence[Item], told: str) -> tuple[int, int]:
-        """Tokens of text and of audio that a reply is made from, were nothing dropped."""
-        text = sum(item.tokens for item in items if item.role != "system")  # those are in the instructions
-        seconds = sum(item.seconds for item in items if item.heard)
-        return self._around.engine.count_tokens(told) + text, round(AUDIO_TOKENS_PER_S * seconds)
+        return Response(events, plan, resumed.draft if resumed else Draft(), pace, self._around)
 
     def _new_pace(self) -> Pace:
         return Pace(self._options.speech.lead_s if self._options.speech else 0)
-
-
-def _usable(settings: SessionSettings, asked: ResponseCreate) -> Sequence[FunctionTool]:
-    """The functions that a response may call."""
-    choice = asked.tool_choice or settings.tool_choice
-    tools = settings.tools if asked.tools is None else asked.tools
-    return () if choice == "none" else tools

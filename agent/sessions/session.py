@@ -9,19 +9,17 @@ string; it holds no state.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agent.errors import SessionOver
+from agent.functions.builtin import TimerNews
 from agent.hearing.audio import check_samples
-from agent.hearing.ear import Ear, EarLimits, IdleTimeout, OpenUtterance, to_ms
-from agent.hearing.turn_end import FIXED_MS, silence_ms
-from agent.hearing.turns import SpeechPaused, SpeechStarted, SpeechStopped
-from agent.hearing.vad import SAMPLE_RATE
+from agent.hearing.ear import Ear, EarLimits
 from agent.protocol import server_events as events
 from agent.protocol.client_events import (
     AudioAppend,
@@ -43,23 +41,24 @@ from agent.protocol.legacy import legacy
 from agent.protocol.response_create import ResponseCreate
 from agent.protocol.settings import Fixed, SessionSettings, merge
 from agent.protocol.speakers import SpeakerName
-from agent.protocol.turn_detection import Eagerness
+from agent.protocol.tools import Forced
+from agent.sessions.ahead import Ahead, HeardAhead, HeardEarly, ReadAhead, TurnReport
 from agent.sessions.attribution import Attribution
-from agent.sessions.conversation import Conversation, Item
+from agent.sessions.conversation import Conversation
+from agent.sessions.functions import FunctionEnded, FunctionOptions, Functions
 from agent.sessions.generation import ReplyBegun, ReplyCall, ReplyEnded, ReplyPiece, ReplyReport, SpokenPiece
 from agent.sessions.items import Items
 from agent.sessions.mailbox import LiveMailbox, Mailbox
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.response import ReplyDue, Surroundings
-from agent.sessions.responses import ReplyOptions, Responses
+from agent.sessions.responses import Responses
 from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece, TranscriptReport, Transcripts
-from agent.voices.diarization import hear_changes
+from agent.sessions.turns import Turns
 from agent.voices.speakers import SpeakerOptions
-from wavllm_core.engine.api import Engine, Exchange, Heard
-from wavllm_core.errors import CoreError
+from wavllm_core.engine.api import Engine, Heard
 
 log = logging.getLogger(__name__)
 SLICE_S: Final = 1  # of audio, before other conversations get their chance
-ENOUGH_S: Final = 1.0  # of a voice, to tell whose it is
 ONLY_TRANSCRIPTS: Final = "a transcription session answers nothing"
 
 
@@ -73,25 +72,9 @@ class SessionOptions:
     speakers: SpeakerOptions
     version: str
     lifetime_s: float | None = None  # then a session is over
+    functions: FunctionOptions = field(default_factory=FunctionOptions)
     judge_turn_end: Callable[[Heard], float] | None = None  # how finished it sounds, 0 to 1; None: nobody can tell
     legacy: bool = False  # events by the names of the beta for all, not only for those that ask
-
-
-@dataclass(frozen=True, slots=True)
-class _HeardAhead:
-    """Report: what was said up to a pause."""
-
-    said: OpenUtterance
-    samples: int  # of it then
-    heard: Heard | None  # None: listening failed, which the end of the turn will tell
-
-
-@dataclass(frozen=True, slots=True)
-class _HeardEarly:
-    """Report: what was said so far, enough to tell whose voice it is."""
-
-    said: OpenUtterance
-    heard: Heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +82,7 @@ class _Expired:
     """Report: the session has lasted as long as it may."""
 
 
-_Report = ReplyReport | TranscriptReport | _HeardAhead | _HeardEarly | _Expired
+_Report = ReplyReport | FunctionEnded | TimerNews | TranscriptReport | TurnReport | _Expired
 
 
 class Session:
@@ -128,17 +111,39 @@ class Session:
         self._tasks = asyncio.TaskGroup()
         self._settings, self._handshake = handshake.apply(options.settings), handshake
         self._legacy = handshake.legacy or options.legacy
-        self._ear = Ear(self._context, options.ear, self._settings, new_id)
         self._conversation = Conversation()
-        self._unjudged = False  # the client was told that ends of turns cannot be judged
-        self._who = Attribution(options.speakers, self._settings.speakers, self._conversation, self._send)
+        self._who = Attribution(
+            self._context, options.speakers, self._settings.speakers, self._conversation, self._send
+        )
+        zero_s = wall_clock() - (0.0 if mailbox else self._mailbox.now_s)  # one that is given counts from now
+        self._functions = Functions(
+            options.functions,
+            self._who.person_of,
+            self._tasks,
+            self._mailbox,
+            lambda: zero_s + self._mailbox.now_s,
+            new_id,
+        )
+        own = tuple(tool.name for tool in self._functions.offered)
+        self._settings = replace(self._settings, own_functions=own)
+        self._ear = Ear(self._context, options.ear, self._settings, new_id)
         report = self._mailbox.report
         self._transcripts = Transcripts(engine, self._conversation, self._tasks, report, self._send, new_id)
         around = Surroundings(
             engine, self._conversation, options.replies.caller, self._send, lambda: self._mailbox.now_s, new_id
         )
         self._items = Items(around, self._ear, self._who, self._transcripts)
-        self._responses = Responses(self._context, options.replies, self._tasks, report, around, clock)
+        self._around = around
+        self._responses = Responses(self._context, options.replies, self._tasks, report, around, self._functions, clock)
+        self._turns = Turns(
+            around,
+            self._ear,
+            self._who,
+            self._items,
+            self._transcripts,
+            self._responses,
+            Ahead(around, self._ear, self._who, self._responses, self._start, options.judge_turn_end),
+        )
 
     @property
     def settled(self) -> bool:
@@ -169,21 +174,37 @@ class Session:
         match message:
             case str() | bytes():
                 await self._take_message(message)
-            case ReplyPiece() | ReplyBegun() | SpokenPiece() | ReplyCall() | ReplyEnded():
+            case ReplyPiece() | ReplyBegun() | SpokenPiece() | ReplyCall() | ReplyEnded() | FunctionEnded():
                 await self._responses.take(message)
-            case TranscriptPiece() | TranscriptEnded():
+            case TranscriptPiece():
                 await self._transcripts.take(message)
-            case _HeardAhead():
-                await self._take_heard_ahead(message)
-            case _HeardEarly():
-                if self._ear.opened is message.said:
-                    await self._who.tell_early(message.said.item_id, message.heard)
+            case TranscriptEnded():
+                await self._transcripts.take(message)
+                await self._turns.take_transcript(message)
+            case HeardAhead() | ReadAhead() | HeardEarly():
+                await self._turns.take_report(message)
+            case TimerNews() if self._functions.note(message):
+                await self._send(events.timer_told(message.call_id, message.name, message.status, message.left_s))
             case _Expired():
                 await self._end()
-        if isinstance(message, ReplyEnded) and self._responses.idle:
-            self._ear.expect_speech(round(SAMPLE_RATE * self._responses.left_s))
+        if isinstance(message, ReplyEnded):
+            self._turns.expect_speech()
         if isinstance(message, ReplyEnded | TranscriptEnded):
-            self._prepare()
+            self._turns.prepare()
+        if self._transcripts.idle:
+            await self._responses.resume()
+            await self._tell_of_timers()
+
+    async def _tell_of_timers(self) -> None:
+        """Speak up about those that are over, once nobody else speaks."""
+        if not self._responses.idle or self._ear.holds_audio:
+            return
+        if over := self._functions.take_over():
+            for news in over:
+                await self._items.add(self._around.output_item(news.call_id, json.dumps(news.output)))
+            choice = self._settings.tool_choice
+            settings = replace(self._settings, tool_choice="auto" if isinstance(choice, Forced) else choice)
+            await self._responses.answer(ReplyDue(settings, self._mailbox.now_s))  # nobody has asked for a call
 
     async def _expire(self, lifetime_s: float) -> None:
         await self._mailbox.sleep(lifetime_s)
@@ -198,10 +219,11 @@ class Session:
     def _to_wire(self) -> dict[str, Any]:
         return self._settings.to_wire(self.id, self._expires_at)
 
-    def _prepare(self) -> None:
-        """Have the model read what was said, while nobody waits for it."""
-        if self._responses.idle and self._transcripts.idle and self._settings.kind == "realtime":
-            self._responses.prepare(self._settings)
+    def _start(self, work: Coroutine[Any, Any, _Report], name: str) -> None:
+        async def report() -> None:
+            await self._mailbox.report(await work)
+
+        self._tasks.create_task(report(), name=name)
 
     async def _take_message(self, message: str | bytes) -> None:
         event_id: str | None = None
@@ -218,9 +240,13 @@ class Session:
             case AudioAppend():
                 await self._append(event.audio)
             case AudioCommit():
-                await self._commit(self._ear.take_committed(), ReplyDue(self._settings, self._mailbox.now_s))
+                said = self._ear.take_committed()
+                await self._turns.take_over()
+                await self._turns.drop()
+                await self._turns.commit(said, ReplyDue(self._settings, self._mailbox.now_s))
             case AudioClear():
                 self._ear.clear()
+                await self._turns.drop()
                 await self._send(events.audio_cleared())
             case SessionUpdate():
                 await self._update(event)
@@ -232,7 +258,7 @@ class Session:
                 await self._items.delete(event.item_id)
             case ItemTruncate():
                 await self._responses.truncate(event.item_id, event.audio_end_ms)
-                self._prepare()
+                self._turns.prepare()
             case ResponseCreate():
                 await self._create_response(event)
             case PlaybackAck():
@@ -241,7 +267,7 @@ class Session:
                 await self._responses.cancel(event.response_id)
             case SpeakerName():
                 await self._who.name(event)
-                self._prepare()
+                self._turns.prepare()
 
     async def _update(self, event: SessionUpdate) -> None:
         began = bool(self._conversation.items) or self._ear.holds_audio or not self._responses.idle
@@ -252,6 +278,7 @@ class Session:
         self._transcripts.told = self._settings.transcription
         self._who.settings = self._settings.speakers
         if had_audio and not self._ear.holds_audio:
+            await self._turns.drop()
             await self._send(events.audio_cleared())
         await self._send(events.session_updated(self._to_wire()))
 
@@ -260,132 +287,10 @@ class Session:
         slice_bytes = SLICE_S * self._settings.input_format.bytes_per_s
         for offset in range(0, len(audio), slice_bytes):
             for happened in self._ear.hear(audio[offset : offset + slice_bytes]):
-                match happened:
-                    case SpeechStarted():
-                        await self._speech_started(happened)
-                    case SpeechPaused():
-                        self._speech_paused()
-                    case SpeechStopped():
-                        await self._speech_stopped(happened)
-                    case IdleTimeout():
-                        await self._speak_up(happened)
-            self._label_early()
+                await self._turns.take(happened)
+            self._turns.label_early()
             if len(audio) > slice_bytes:
                 await asyncio.sleep(0)
-
-    def _label_early(self) -> None:
-        """Once there is enough of a voice, have it compared, long before the turn is over."""
-        said = self._ear.opened
-        if said and not said.labelled and said.seconds >= ENOUGH_S and self._settings.speakers.policy != "off":
-            said.labelled = True
-            self._tasks.create_task(self._hear_early(said), name=f"hear early {said.item_id}")
-
-    async def _hear_early(self, said: OpenUtterance) -> None:
-        with suppress(CoreError):  # the end of the turn will tell
-            await self._mailbox.report(_HeardEarly(said, await said.utterance.hear()))
-
-    async def _speech_started(self, started: SpeechStarted) -> None:
-        await self._send(events.speech_started(self._ear.item_id, to_ms(started.start_sample)))
-        if said := self._ear.opened:
-            said.start_sample = started.start_sample
-        detection = self._settings.turn_detection
-        if detection and detection.interrupt_response:
-            await self._responses.interrupt()
-        self._prepare()
-
-    def _speech_paused(self) -> None:
-        """Use the wait for the end of the turn: what was said so far may be all."""
-        said, detection = self._ear.opened, self._settings.turn_detection
-        wanted = (self._answers_by_itself() and self._responses.idle) or (detection and detection.eagerness)
-        if said and wanted and not said.heard_ahead:
-            said.heard_ahead = True
-            self._tasks.create_task(self._hear_ahead(said, said.samples), name=f"hear ahead {said.item_id}")
-
-    def _answers_by_itself(self) -> bool:
-        """Whether a turn that the client did not ask about is answered."""
-        detection = self._settings.turn_detection
-        return self._settings.kind == "realtime" and detection is not None and detection.create_response
-
-    async def _hear_ahead(self, said: OpenUtterance, samples: int) -> None:
-        heard = None
-        with suppress(CoreError):
-            heard = await said.utterance.hear()
-        await self._mailbox.report(_HeardAhead(said, samples, heard))
-
-    async def _take_heard_ahead(self, ahead: _HeardAhead) -> None:
-        said, heard = ahead.said, ahead.heard
-        said.heard_ahead = False
-        if self._ear.opened is not said or said.samples != ahead.samples:
-            return
-        if heard and self._answers_by_itself():
-            guess = self._who.guess(heard)
-            if not self._who.refusal(guess):
-                number = guess.number if guess else None
-                self._responses.speculate(self._settings, Exchange(heard=heard, speaker=number))
-        detection = self._settings.turn_detection
-        if detection and detection.eagerness:
-            await self._judge(heard, detection.eagerness)
-
-    async def _judge(self, heard: Heard | None, eagerness: Eagerness) -> None:
-        """What was said sounds finished, or not: that decides how long the pause has to last."""
-        score = self._options.judge_turn_end
-        pause_ms = silence_ms(eagerness, score(heard)) if score and heard else FIXED_MS
-        if score is None and not self._unjudged:
-            self._unjudged = True
-            message = f"this model cannot tell a finished turn; each ends after {FIXED_MS} ms of silence"
-            log.warning("%s: %s", self.id, message)
-            await self._send(events.error(ProtocolError("turn_detection_degraded", message), kind="server_error"))
-        if stopped := self._ear.wait(pause_ms):
-            await self._speech_stopped(stopped)
-
-    async def _speak_up(self, idle: IdleTimeout) -> None:
-        """Answer silence, if nothing else is being answered."""
-        if not self._responses.idle or self._settings.kind != "realtime":
-            return
-        item = Item(self._new_id("item"), "user", spoken=True)
-        start_ms, end_ms = to_ms(idle.start_sample), to_ms(idle.end_sample)
-        await self._send(events.timeout_triggered(item.id, start_ms, end_ms))
-        await self._send(events.audio_committed(item.id, self._conversation.last_id))
-        await self._items.add(item)
-        await self._responses.answer(ReplyDue(self._settings, self._mailbox.now_s))
-
-    async def _speech_stopped(self, stopped: SpeechStopped) -> None:
-        due = ReplyDue(
-            self._settings, self._mailbox.now_s, to_ms(stopped.confirmed_sample - stopped.last_voiced_sample)
-        )
-        said = self._ear.take()
-        await self._send(events.speech_stopped(said.item_id, to_ms(stopped.confirmed_sample)))
-        await self._commit(said, due)
-
-    async def _commit(self, said: OpenUtterance, due: ReplyDue) -> None:
-        """Make a user item of an utterance, or several; answer the last where the server finds the turns."""
-        pieces = await self._split(said)
-        try:
-            for piece in pieces:
-                item = Item(piece.item_id, "user", spoken=True)
-                await self._send(events.audio_committed(item.id, self._conversation.last_id))
-                await self._items.add(item)
-                failure = await self._items.hear(piece, item)
-                if piece is pieces[-1] and self._answers_by_itself():
-                    await self._responses.answer(replace(due, failure=failure or self._who.refusal_of(item)))
-                await self._transcripts.begin(item, failure)
-        finally:
-            for piece in pieces:
-                piece.utterance.cancel()
-
-    async def _split(self, said: OpenUtterance) -> list[OpenUtterance]:
-        """An utterance for each voice, where they are to be told apart within a turn."""
-        speakers = self._settings.speakers
-        if not speakers.split_turns or speakers.policy == "off":
-            return [said]
-        try:
-            changes = await hear_changes(self._context, said.pcm, self._options.speakers.scale)
-        except CoreError:  # the whole may still be heard
-            changes = []
-        if not changes:
-            return [said]
-        said.utterance.cancel()
-        return self._ear.cut(said, changes)
 
     async def _create_response(self, event: ResponseCreate) -> None:
         if self._settings.kind == "transcription":
@@ -396,6 +301,8 @@ class Session:
             due = await self._items.given_to(due, event.input)
         else:
             due = replace(due, failure=self._who.refusal_of(self._conversation.last_said))
+        if not event.out_of_band:
+            await self._turns.take_over()
         await self._responses.create(due)
 
     async def _send(self, event: events.ServerEvent) -> None:

@@ -44,6 +44,9 @@ class ToolCaller(Protocol):
     def tell(self, tools: Sequence[FunctionTool]) -> str:
         """What its instructions say about `tools`; they are never empty."""
 
+    def opening(self, tools: Sequence[FunctionTool]) -> str | None:
+        """How a reply begins that calls one of these; None: the model cannot be made to."""
+
     def write_call(self, call: Call) -> str:
         """A call of the past, as part of a reply."""
 
@@ -70,6 +73,11 @@ class HermesCaller:
         lines = "\n".join(json.dumps(line) for line in described)
         example = f'{CALL}{{"name": ..., "arguments": {{...}}}}{CALL_END}'
         return f"Functions you can call:\n<tools>\n{lines}\n</tools>\nTo call one, write {example}"
+
+    def opening(self, tools: Sequence[FunctionTool]) -> str:
+        """Up to the name, or behind it where there is but one; no space at the end, as that begins the next token."""
+        head = f'{CALL}{{"name":'
+        return f'{head} {json.dumps(tools[0].name)}, "arguments":' if len(tools) == 1 else head
 
     def write_call(self, call: Call) -> str:
         """On one line."""

@@ -60,15 +60,19 @@ class Transcripts:
     def idle(self) -> bool:
         return not self._under_way
 
-    async def begin(self, item: Item, failure: str | None) -> None:
-        """Have written down what was heard, or tell why it was not; nobody waits for it."""
+    async def begin(self, item: Item, failure: str | None, known: str = "") -> bool:
+        """Have written down what was heard, or tell why it was not; returns whether a `TranscriptEnded` follows.
+
+        known: what was said, where the item keeps nothing that could be written down
+        """
         self._under_way += 1
         if failure is None and self._under_way > MAX_TRANSCRIPTS:
             failure = f"{MAX_TRANSCRIPTS} transcripts of this conversation are under way already"
         if failure is not None or item.heard is None:
-            await self._end(TranscriptEnded(item, "", failure))
-        else:
-            self._tasks.create_task(self._write_down(item, item.heard), name=f"transcribe {item.id}")
+            await self._end(TranscriptEnded(item, known, failure))
+            return False
+        self._tasks.create_task(self._write_down(item, item.heard), name=f"transcribe {item.id}")
+        return True
 
     async def take(self, report: TranscriptReport) -> None:
         """Pass on what was written; of an item that is gone, nothing."""

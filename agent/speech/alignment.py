@@ -21,14 +21,16 @@ class _Sentence:
     start_sample: int
     samples: int | None = None  # None: not known yet; 0: it has no sound
 
-    def until(self, samples: int) -> str:
-        """The words that end within so many samples."""
-        lasts = len(self.text) * SAMPLES_PER_CHAR if self.samples is None else self.samples
+    def truncate(self, samples: int) -> None:
+        """Keep the words that end within so many samples."""
+        chars = len(self.text)
+        lasts = chars * SAMPLES_PER_CHAR if self.samples is None else self.samples
         if samples >= lasts:
-            return self.text
-        heard_chars = len(self.text) * samples / lasts
+            self.samples = lasts
+            return
+        heard_chars = chars * samples / lasts
         end = max((word.end() for word in _WORD.finditer(self.text) if word.end() <= heard_chars), default=0)
-        return self.text[:end]
+        self.text, self.samples = self.text[:end], lasts * end // chars
 
 
 @dataclass(slots=True)
@@ -72,8 +74,6 @@ class Alignment:
         kept = []
         for sentence in self._sentences:
             if sentence.start_sample < end_sample or (sentence.samples == 0 and sentence.start_sample == end_sample):
-                sentence.text = sentence.until(end_sample - sentence.start_sample)
+                sentence.truncate(end_sample - sentence.start_sample)
                 kept.append(sentence)
-        if kept and kept[-1].samples != 0:
-            kept[-1].samples = end_sample - kept[-1].start_sample
         self._sentences, self.sent_samples = kept, end_sample

@@ -11,7 +11,6 @@ import logging
 import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -170,7 +169,7 @@ class Frontdoor:
     async def _health(self, connection: ServerConnection) -> Response:
         health: dict[str, Any] = {"status": "ok", "sessions": len(self._seats)}
         try:
-            health["engine"] = asdict(await self._engine.load_figures())
+            health["engine"] = (await self._engine.load_figures()).numbers()
         except CoreError as error:
             health["status"] = str(error)
         return _answer(connection, 200 if "engine" in health else 503, health)

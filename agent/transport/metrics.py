@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from itertools import accumulate
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from wavllm_core.engine.load import Load
 
 VOICE_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)  # what a listener notices
+MEANS: Final = ("queue_wait_ms", "encoder_step_ms", "decoder_step_ms")  # of which there are histograms
 TOKENS_PER_S: Final = (5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
 
 
@@ -39,7 +40,10 @@ class Metrics:
         self.tokens_per_s = histogram("tokens_per_second", "Of an answer, after its first token", TOKENS_PER_S)
         self.turns = counter("turns_total", "Turns that were heard")
         self.responses = counter("responses_total", "Answers that are over", "status", "reason")
+        self.resumed = counter("resumed_total", "Answers that went on after nothing had interrupted them")
+        self.ignored = counter("ignored_speech_total", "Short remarks into answers, which went on")
         self.errors = counter("errors_total", "Complaints sent to clients", "code")
+        self.calls = counter("calls_total", "Function calls that the server has answered", "status")
         self.refusals = counter("refusals_total", "Clients turned away before a conversation", "code")
         self.closed = counter("closed_total", "Conversations that ended", "code")
         self.throttled = counter("throttled_messages_total", "Messages that came too fast and had to wait")
@@ -64,8 +68,14 @@ class Observer:
                 self._committed_s = {event["item_id"]: self._clock()}  # one is heard at a time
             case "wavllm.speaker" if event["item_id"] in self._committed_s:
                 self._metrics.encoder_s.observe(self._clock() - self._committed_s.pop(event["item_id"]))
+            case "response.created" if "wavllm_resumes" in event:
+                self._metrics.resumed.inc()
+            case "wavllm.speech_ignored":
+                self._metrics.ignored.inc()
             case "response.done":
                 self._response_done(event)
+            case "wavllm.function" if event["status"] != "in_progress":
+                self._metrics.calls.labels(event["status"]).inc()
             case "error":
                 self._metrics.errors.labels(event["error"]["code"]).inc()
 
@@ -89,11 +99,23 @@ class Observer:
 
 
 class _EngineFigures:
-    """The engine's own figures, as gauges: whatever it tells."""
+    """The engine's own figures: whatever it tells, as gauges, and as histograms what comes with every step."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        for name, value in (asdict(self._metrics.load) if self._metrics.load else {}).items():
-            yield GaugeMetricFamily(f"wavllm_engine_{name}", f"Engine: {name.replace('_', ' ')}", value=float(value))
+        load = self._metrics.load
+        if load is None:
+            return
+        for name, value in load.numbers().items():
+            if name not in MEANS:
+                yield GaugeMetricFamily(f"wavllm_engine_{name}", _meaning(name), value=float(value))
+        for name, spread in load.spreads.items():
+            bounds, counts = [*map(str, spread.bounds), "+Inf"], accumulate(spread.counts)
+            buckets = list(zip(bounds, counts, strict=True))
+            yield HistogramMetricFamily(f"wavllm_engine_{name}", _meaning(name), buckets, spread.total)
+
+
+def _meaning(name: str) -> str:
+    return f"Engine: {name.replace('_', ' ')}"

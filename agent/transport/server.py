@@ -11,16 +11,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from agent.config import AgentConfig, KeyConfig, VoiceConfig
-from agent.errors import AgentError
+from agent.errors import AgentError, ConfigError
+from agent.functions.permissions import Permissions
 from agent.hearing.ear import EarLimits
 from agent.hearing.vad import Vad, find_vad
+from agent.protocol.interruption import Interruption
 from agent.protocol.settings import SessionSettings
 from agent.protocol.speakers import SpeakerSettings
 from agent.protocol.turn_detection import TurnDetection
+from agent.sessions.functions import FunctionOptions
 from agent.sessions.nano_calls import NanoCaller
-from agent.sessions.responses import ReplyOptions
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.session import SessionOptions
-from agent.sessions.tool_calls import find_tool_caller
+from agent.sessions.tool_calls import HermesCaller, ToolCaller, find_tool_caller
 from agent.speech.speaking import SpeechOptions
 from agent.speech.voice import Voice, find_voice
 from agent.transport.access import build_access, build_tls
@@ -95,21 +98,39 @@ def build_options(
     voice = make_voice(config.voice)
     speech = SpeechOptions(voice, config.voice.timeout_ms / 1000, config.voice.lead_ms / 1000) if voice else None
     caller = find_tool_caller(config.model.checkpoint) if config.model.checkpoint else NanoCaller()
+    functions = _build_functions(config, caller)
     return SessionOptions(
         settings=SessionSettings(
             reply.instructions,
             turn_detection=detection,
             voice=voice.name if voice else None,
             calls_tools=caller is not None,
+            forces_tools=caller is not None and caller.opening([]) is not None,
             speakers=SpeakerSettings(config.speakers.policy, config.speakers.memory),
+            interruption=Interruption(turns.hold_ms, turns.short_ms, turns.back_channels, turns.resume),
         ),
         replies=ReplyOptions(Sampling(reply.max_tokens, reply.temperature), speech, caller),
         ear=EarLimits(turns.max_utterance_ms, turns.max_manual_ms, make_vad),
         speakers=speakers,
         version=_version(),
+        functions=functions,
         lifetime_s=config.server.session_s,
         legacy=config.server.legacy_events,
     )
+
+
+def _build_functions(config: AgentConfig, caller: ToolCaller | None) -> FunctionOptions:
+    """Raises ConfigError when a function is for people whom nobody can know."""
+    functions, speakers = config.functions, config.speakers
+    limited = [name for name, who in functions.allowed.items() if who != "everybody"]
+    if limited and (speakers.policy == "off" or speakers.registry is None):
+        where = "policy is off" if speakers.policy == "off" else "registry is null"
+        raise ConfigError(f"functions.allowed.{limited[0]}: nobody can be known by voice, as speakers.{where}")
+    own = functions.own
+    if own and not isinstance(caller, HermesCaller):
+        log.warning("functions.own: the loaded model cannot call %s, so they are left out", " and ".join(own))
+        own = ()
+    return FunctionOptions(own, Permissions(functions.allowed), functions.timeout_s)
 
 
 def _version() -> str:

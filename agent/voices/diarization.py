@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from agent.hearing.listener import to_waveform
 from agent.voices.listening import hear_waveform
+from agent.voices.people import likeness
 from wavllm_core.engine.api import Context
 from wavllm_core.voices import VoiceScale
 
@@ -23,6 +24,7 @@ HOP_SAMPLES: Final = SAMPLE_RATE // 2
 SNAP_SAMPLES: Final = SAMPLE_RATE * 2 // 5  # either way, to the quietest moment: people seldom change within a word
 FRAME_SAMPLES: Final = SAMPLE_RATE // 50
 WINDOW_HOPS: Final = WINDOW_SAMPLES // HOP_SAMPLES
+MIN_PART_WINDOWS: Final = 2  # of a part, so that one odd window does not decide
 MIN_SPLIT_SAMPLES: Final = 2 * WINDOW_SAMPLES  # shorter utterances are of one voice
 
 Waveform = npt.NDArray[np.float32]
@@ -33,6 +35,25 @@ async def hear_changes(context: Context, pcm: Sequence[bytes], scale: VoiceScale
     waveform = to_waveform(b"".join(pcm))
     heard = await asyncio.gather(*(hear_waveform(context, window) for window in windows(waveform)))
     return find_changes(waveform, [one.speaker_vector for one in heard], scale.same_similarity)
+
+
+async def hear_parts(context: Context, waveform: Waveform) -> float:
+    """How alike the two parts of a recording are that are least alike, see `parts_alike`. Raises CoreError likewise."""
+    heard = await asyncio.gather(*(hear_waveform(context, window) for window in windows(waveform)))
+    return parts_alike([one.speaker_vector for one in heard])
+
+
+def parts_alike(vectors: Sequence[npt.NDArray[np.float32]]) -> float:
+    """The smallest cosine of the means before and after any moment; 1 when there is too little to compare.
+
+    vectors: of `windows`, (dim,) each; two at least on either side, none with audio of both
+    """
+    found = [1.0]
+    for place in range(MIN_PART_WINDOWS, len(vectors)):
+        before, after = vectors[:place], vectors[place - 1 + WINDOW_HOPS :]
+        if len(after) >= MIN_PART_WINDOWS:
+            found.append(likeness(np.mean(before, axis=0), np.mean(after, axis=0)))
+    return min(found)
 
 
 def windows(waveform: Waveform) -> list[Waveform]:

@@ -40,9 +40,11 @@ def with_numbers(text: str, names: Names) -> str:
     return re.sub(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", tell, text, flags=re.IGNORECASE)
 
 
-def seen_by_model(history: Sequence[Exchange], names: Names, memory: Memory) -> list[Exchange]:
-    """A conversation with numbers for names; with memory of their own, only what concerns whoever spoke last."""
-    asker = history[-1].speaker if history and memory == "own" else None
+def seen_by_model(
+    history: Sequence[Exchange], names: Names, memory: Memory, asker: int | None = None
+) -> list[Exchange]:
+    """A conversation with numbers for names; with memory of their own, only what concerns `asker`, who spoke last."""
+    asker = asker if memory == "own" else None
     return [
         replace(past, text=with_numbers(past.text, names), reply=past.reply and with_numbers(past.reply, names))
         for past in history

@@ -19,6 +19,8 @@ MAX_UTTERANCES: Final = 20
 MIN_VOICED_S: Final = 0.6
 MIN_VOICED_SHARE: Final = 0.4  # of an utterance that is not quiet
 MAX_STILL: Final = 0.4
+MIN_ONE_VOICE: Final = 0.05  # confidence that two parts of an utterance are of one person
+MIN_SPEECH_SHARE: Final = 0.3  # from the first voiced sound to the last
 
 Vector = npt.NDArray[np.float32]
 
@@ -30,6 +32,7 @@ class Sample:
     label: str  # how a complaint calls it
     vector: Vector  # (dim,), length 1
     voicing: Voicing
+    parts: float = 1.0  # how alike its two parts are that are least alike, as a cosine; 1 where nobody has compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,9 @@ def check_samples(samples: Sequence[Sample], scale: VoiceScale) -> None:
     check_voicing({sample.label: sample.voicing for sample in samples})
     if samples[0].vector.size < 2:
         raise EnrolmentError("this model tells no voices apart, so it cannot know one again")
+    for sample in samples:
+        if scale.confidence(sample.parts) < MIN_ONE_VOICE:
+            raise EnrolmentError(f"{sample.label}: two people seem to speak in it; record it again, one person alone")
     odd, similarity = _oddest(samples)
     if similarity < scale.same_similarity:
         limit = f"{similarity:.2f} where {scale.same_similarity:.2f} is the limit"
@@ -139,6 +145,8 @@ def _fault(voicing: Voicing) -> str:
         return f"only {100 * voicing.share:.0f} % of it sounds like a voice: noise, or somebody far away"
     if voicing.still > MAX_STILL:
         return "its pitch stands still: music or a tone, not speech"
+    if voicing.speech < MIN_SPEECH_SHARE:
+        return f"only {100 * voicing.speech:.0f} % of it is speech: an animal, a machine, or crying"
     return ""
 
 

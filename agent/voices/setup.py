@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.config import SpeakersConfig, load_voices_key
-from agent.errors import ConfigError, RegistryError
+from agent.errors import AgentError, ConfigError, RegistryError
+from agent.hearing.silero import load_silero
 from agent.voices.people import People
 from agent.voices.speakers import SpeakerOptions
 from agent.voices.store import VoiceStore
+from agent.voices.voiced import Detect
 from wavllm_core.checkpoint import NANO
 from wavllm_core.voices import VoiceScale, load_scale
 
@@ -36,7 +38,16 @@ def open_people(config: SpeakersConfig, scale: VoiceScale) -> People:
 def build_speakers(config: SpeakersConfig, checkpoint: Path | None) -> SpeakerOptions:
     """What a server knows of voices. Raises ConfigError, RegistryError and CheckpointError."""
     scale = build_scale(config, checkpoint)
-    return SpeakerOptions(scale, build_people(config, scale), config.clients_may_enrol)
+    return SpeakerOptions(scale, build_people(config, scale), config.clients_may_enrol, build_detector())
+
+
+def build_detector() -> Detect | None:
+    """Tells speech from what only sounds like a voice; None, and the log says so: its weights are not there."""
+    try:
+        return load_silero().probabilities
+    except AgentError as error:
+        log.warning("what is enrolled is not checked for speech: %s", error)
+        return None
 
 
 def build_people(config: SpeakersConfig, scale: VoiceScale) -> People | None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from agent.voices.people import People, likeness
 from agent.voices.store import Person
+from agent.voices.voiced import Detect
 from wavllm_core.voices import VoiceScale
 
 MAX_VOICES: Final = 16  # then the nearest known one is taken
@@ -30,6 +31,7 @@ class SpeakerOptions:
     scale: VoiceScale = field(default_factory=VoiceScale)
     people: People | None = None  # who is known by name
     clients_may_enrol: bool = False
+    detect: Detect | None = None  # speech, in what is to be enrolled
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,19 @@ class Speakers:
             return SpeakerGuess(new, 1.0, 1 - self._scale.confidence(likest))
         enrolled = best.person.name if best.person else None
         name = self.voices[best.number - 1].called if best.number < new else enrolled
-        person_id = best.person.id if best.person else None
+        certain = best.margin >= 0  # else it is only the nearest, for want of room or of speech
+        person_id = best.person.id if best.person and certain else None
         return SpeakerGuess(best.number, best.similarity, self._scale.confidence(best.similarity), name, person_id)
+
+    def enrolled_name(self, vector: Vector) -> str | None:
+        """Of the enrolled person whose voice this is, whatever it is called here; None: it is nobody's."""
+        person_id = self.guess(vector).person_id
+        return next((person.name for person in self._everybody if person.id == person_id), None)
+
+    @property
+    def _everybody(self) -> list[Person]:
+        """Who was enrolled, before this conversation or in it."""
+        return [*self._known, *(voice.person for voice in self.voices if voice.person)]
 
     def find(self, number: int) -> Voice | None:
         """By number; None: nobody has spoken that often."""

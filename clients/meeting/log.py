@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
 from clients.meeting.record import MeetingRecord, SpokenLine
@@ -11,6 +12,7 @@ from clients.realtime import Event
 
 TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
 RECENT_LINES, FOUND_LINES = 12, 6  # that a question is answered from
+MAX_HELD: Final = 8  # lines that wait for one before them; then they are shown without it
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class _Open:
     start_ms: int = 0
     end_ms: int = 0
     number: int = 0
+    line: SpokenLine | None = None  # once it is written down
 
 
 @dataclass(slots=True)
@@ -30,7 +33,7 @@ class MeetingLog:
     speaking: str | None = None  # who seems to be
     problems: list[str] = field(default_factory=list)
     now_ms: int = 0  # how far the meeting is, as the server told last
-    _open: dict[str, _Open] = field(default_factory=dict)  # by item
+    _open: dict[str, _Open] = field(default_factory=dict)  # by item, in the order in which they were said
     _answers: dict[str, str] = field(default_factory=dict)
     _busy: bool = False  # somebody speaks
     _asked: int = 0  # questions without an answer
@@ -40,8 +43,8 @@ class MeetingLog:
         """Nothing more is to be expected of what was said or asked so far."""
         return not (self._busy or self._open or self._asked)
 
-    def apply(self, event: Event) -> SpokenLine | str | None:
-        """Take in one event; returns a line that is complete by it, or an answer."""
+    def apply(self, event: Event) -> list[SpokenLine | str]:
+        """Take in one event; returns what can be shown by it: lines in the order in which they were said, an answer."""
         kind: str = event["type"]
         if kind == "input_audio_buffer.speech_started":
             self._busy, self.now_ms = True, event["audio_start_ms"]
@@ -50,16 +53,17 @@ class MeetingLog:
         elif kind == "input_audio_buffer.committed":
             self._open[event["item_id"]] = _Open(self.now_ms, self.now_ms)
         elif kind == "wavllm.speaker":
-            return self._place(event)
+            self._place(event)
         elif kind == "wavllm.speaker.named":
             self.record.name(event["number"], event["name"])
         elif kind.startswith(TRANSCRIPTION):
             return self._transcribe(kind.removeprefix(TRANSCRIPTION), event)
         elif kind.startswith("response."):
-            return self._answer(kind.removeprefix("response."), event)
+            answer = self._answer(kind.removeprefix("response."), event)
+            return [] if answer is None else [answer]
         elif kind == "error":
             self.problems.append(event["error"]["message"])
-        return None
+        return []
 
     def question(self, text: str) -> Event:
         """The event that asks it, with the lines it may be about: the last ones, and those that share its words."""
@@ -75,24 +79,27 @@ class MeetingLog:
         asked = {"conversation": "none", "input": items, "output_modalities": ["text"], "metadata": {"question": text}}
         return {"type": "response.create", "response": asked}
 
-    def _place(self, event: Event) -> SpokenLine | None:
+    def _place(self, event: Event) -> None:
         if event.get("provisional"):
             self.speaking = event["speaker"]
-            return None
+            return
         if event.get("name"):
             self.record.name(event["number"], event["name"])
         said = self._open.get(event["item_id"])
         if said is None:
-            return None
+            return
         said.number = event["number"]
         said.start_ms, said.end_ms = event.get("audio_start_ms", said.start_ms), event.get("audio_end_ms", said.end_ms)
-        return None
 
-    def _transcribe(self, kind: str, event: Event) -> SpokenLine | None:
-        if kind not in ("completed", "failed") or event["item_id"] not in self._open:
-            return None
-        said = self._open.pop(event["item_id"])
-        return self.record.add(said.number, said.start_ms, said.end_ms, event.get("transcript", ""))
+    def _transcribe(self, kind: str, event: Event) -> list[SpokenLine | str]:
+        said = self._open.get(event["item_id"])
+        if kind not in ("completed", "failed") or said is None:
+            return []
+        said.line = self.record.add(said.number, said.start_ms, said.end_ms, event.get("transcript", ""))
+        complete = [item_id for item_id, said in self._open.items() if said.line]
+        if len(complete) <= MAX_HELD:
+            complete = list(takewhile(lambda item_id: self._open[item_id].line, self._open))
+        return [line for item_id in complete if (line := self._open.pop(item_id).line)]
 
     def _answer(self, kind: str, event: Event) -> str | None:
         if kind == "output_text.delta":

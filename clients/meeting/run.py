@@ -84,11 +84,11 @@ async def _attend(
 async def _show(conversation: Conversation, log: MeetingLog, live: Live) -> None:
     problems = 0
     async for event in conversation:
-        match log.apply(event):
-            case SpokenLine() as line:
-                live.console.print(f"{clock(line.start_ms):>8}  {line.speaker}: {line.text or NOT_WRITTEN}")
-            case str() as answer:
-                live.console.print(f"{'':>8}  answer: {answer}", style="green")
+        for told in log.apply(event):
+            if isinstance(told, SpokenLine):
+                live.console.print(f"{clock(told.start_ms):>8}  {told.speaker}: {told.text or NOT_WRITTEN}")
+            else:
+                live.console.print(f"{'':>8}  answer: {told}", style="green")
         for problem in log.problems[problems:]:
             live.console.print(f"{'':>8}  error: {problem}", style="red")
         problems = len(log.problems)

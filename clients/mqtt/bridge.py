@@ -84,6 +84,7 @@ class _Talk:
     asking: bool = False  # a line has been asked and is not answered
     ask_again: bool = False  # once the response under way is over
     response: _Response | None = None
+    timers: set[str] = field(default_factory=set)  # of the server, by name: they end with the conversation
 
     @property
     def thinking(self) -> bool:
@@ -221,7 +222,7 @@ class Bridge:
             return self._talk.heard_s + self._limits.patience_s
         if self._talk and self._talk.calls:
             return self._talk.calls.deadline_s
-        if self._connection and not self._lines:
+        if self._connection and not self._lines and not (self._talk and self._talk.timers):
             return max(self._active_s, self._feed.last_put_s) + self._limits.idle_s
         return None
 
@@ -319,10 +320,15 @@ class Bridge:
             await self._publish("transcript", {"id": event["item_id"], **values})
         elif kind == TRANSCRIPTION + "failed":
             await self._complain("transcription_failed", event["error"]["message"], event["item_id"])
+        elif kind == "wavllm.timer":
+            (talk.timers.add if event["status"] == "set" else talk.timers.discard)(event["name"])
+            await self._publish("timer", {name: event[name] for name in ("name", "status", "left_s")})
         elif kind == "response.created":
             line_id = (event["response"].get("metadata") or {}).get("line")
             talk.response = _Response(event["response"]["id"], line_id)
             talk.awaiting = talk.awaiting and line_id is not None
+        elif kind == "response.content_part.added" and talk.response and talk.response.text:
+            talk.response.text += " "  # one more message of the same response
         elif kind in ("response.output_text.delta", "response.output_audio_transcript.delta") and talk.response:
             talk.response.text += event["delta"]
         elif kind == "response.output_audio.delta" and talk.response and self._voice:

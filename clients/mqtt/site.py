@@ -69,9 +69,9 @@ class _Capture:
 
 @dataclass(frozen=True, slots=True)
 class _Saying:
-    """A text that is said word for word, and what happens afterwards."""
+    """Something that is said, and what happens afterwards."""
 
-    then: Literal["listen", "end", "tell"]
+    then: Literal["listen", "end", "tell", "go on"]
     say_id: str | None = None
     session_id: str | None = None
 
@@ -119,6 +119,7 @@ class Site:
         self._queue: deque[Command] = deque()  # sessions that wait; overflow: refused
         self._captures: deque[_Capture] = deque(maxlen=MAX_QUEUED)
         self._sayings: dict[str, _Saying] = {}  # by the id of the line; bounded by the lines that may wait
+        self._rings = 0  # timers that are over, and of which the server is going to speak unasked
         self._samples = 0  # of the site's stream
         self._own_ids: deque[str] = deque(maxlen=MAX_QUEUED)  # of our sessions: what we publish comes back to us
 
@@ -162,14 +163,20 @@ class Site:
                         await self._obey(message)
                     case _Told(channel, values):
                         await self._take(channel, values)
-                    case _Sound(reply_id, pcm) if self._is_awaited(reply_id):
+                    case _Sound(reply_id, pcm) if self._admit(reply_id):
                         self._player.put(reply_id, pcm)
                     case _Played(reply_id):
                         await self._go_on(reply_id)
 
-    def _is_awaited(self, reply_id: str) -> bool:
+    def _admit(self, reply_id: str) -> bool:
+        """Whether a reply is to be heard: it was asked for, or tells of a timer, and is known from now on."""
         session = self._session
-        return reply_id in self._sayings or bool(session and session.dialogue and session.state == "thinking")
+        if reply_id in self._sayings or (session and session.dialogue and session.state == "thinking"):
+            return True
+        if self._rings:
+            self._rings -= 1
+            self._sayings[reply_id] = _Saying("go on")
+        return reply_id in self._sayings
 
     async def _obey(self, command: Command) -> None:
         session = self._session
@@ -209,6 +216,7 @@ class Site:
 
     async def _start(self, command: Command) -> None:
         self._session = session = _Session(new_id("session"), True, command.wakeword_id, command.custom_data)
+        self._rings = 0  # one reply may have told of several
         self._own_ids.append(session.id)
         await self._publish("hotword/toggleOff", {"siteId": self.name, "reason": "dialogueSession"})
         await self._publish("dialogueManager/sessionStarted", self._about(session))
@@ -259,6 +267,8 @@ class Site:
         elif channel == "error" and values["code"] == "transcription_failed" and self._captures:
             self._captures.popleft()
             await self._fail("asr", values["message"])
+        elif channel == "timer" and values["status"] == "over":
+            self._rings += 1
         elif channel == "reply":
             await self._reply(values)
 
@@ -297,7 +307,7 @@ class Site:
         if saying.then == "tell":
             about = {"id": saying.say_id, "siteId": self.name, "sessionId": saying.session_id}
             await self._publish("tts/sayFinished", about)
-        elif self._session and self._session.state == "playing":
+        elif saying.then != "go on" and self._session and self._session.state == "playing":
             await (self._listen() if saying.then == "listen" else self._end("nominal"))
 
     async def _overdue(self) -> None:
@@ -325,7 +335,8 @@ class Site:
 
     async def _leave(self) -> None:
         self._session = None
-        self._sayings = {line_id: saying for line_id, saying in self._sayings.items() if saying.then == "tell"}
+        kept = ("tell", "go on")
+        self._sayings = {line_id: saying for line_id, saying in self._sayings.items() if saying.then in kept}
         if self._queue:
             await self._start(self._queue.popleft())
 

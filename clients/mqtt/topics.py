@@ -20,7 +20,7 @@ from agent.protocol.server_events import new_id
 ROOT: Final = "wavllm/1"
 GATEWAY: Final = "gateway"  # stands where a device would; so no device may have this name
 UP: Final = ("audio", "text", "mute", "tools", "result")
-DOWN: Final = ("call", "state", "transcript", "reply", "speaker", "latency", "error")
+DOWN: Final = ("call", "state", "transcript", "reply", "speaker", "latency", "timer", "error")
 MAX_DEVICE_CHARS: Final = 64
 MAX_AUDIO_SAMPLES: Final = 16_000  # of one message: a second
 MAX_LINE_BYTES: Final = 16_384

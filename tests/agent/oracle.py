@@ -38,9 +38,13 @@ class Oracle:
         self.active: str | None = None  # response in the conversation
         self.responses: dict[str, Seen] = {}  # that are not over
         self.over: set[str] = set()
+        self.cut: dict[str, Event] = {}  # responses that may still be taken up again
+        self.resumed: list[Event] = []  # responses that went on with another
         self.items: list[str] = []  # of the conversation, in its order
         self.pending: dict[str, str | None] = {}  # added and not done, with the item before
         self.gone: set[str] = set()
+        self.calls: dict[str, str] = {}  # that the server has yet to answer, with the response
+        self.answered: set[str] = set()  # those that it has, as the conversation shows
         self.clock_ms = {"start": 0, "end": 0}  # of the input; a turn may begin in the silence that ended the last
         self.speaking: str | None = None  # the item that is being said
         self.errors: list[Event] = []
@@ -58,6 +62,8 @@ class Oracle:
             self._item(kind.removeprefix("conversation.item."), event)
         elif kind.startswith("input_audio_buffer."):
             self._input(kind.removeprefix("input_audio_buffer."), event)
+        elif kind == "wavllm.function":
+            self._function(event)
         elif kind == "error":
             self.errors.append(event["error"])
             assert event["error"]["message"], "an error that says nothing"
@@ -75,6 +81,14 @@ class Oracle:
             if response["conversation_id"] is not None:
                 assert self.active is None, "two active responses in one conversation"
                 self.active = response["id"]
+            if before := event.get("wavllm_resumes"):
+                assert self.speaking is None, "somebody speaks"
+                broken_off = self.cut.pop(before)  # once only
+                for name in ("output_modalities", "max_output_tokens", "metadata", "audio", "conversation_id"):
+                    assert response[name] == broken_off[name], f"{name} changed between"
+                self.resumed.append(response)
+            if response["conversation_id"] is not None:
+                self.cut.clear()
             self.responses[response["id"]] = Seen(response)
             return
         response_id = event["response"]["id"] if kind == "done" else event["response_id"]
@@ -96,6 +110,7 @@ class Oracle:
 
     def _response_done(self, seen: Seen, done: Event) -> None:
         assert not seen.open, "the response ends before its items"
+        assert done["id"] not in self.calls.values(), "the response ends before a call is answered"
         assert done["status"] in ENDINGS
         assert done["output"] == seen.items
         for name in ("conversation_id", "output_modalities", "max_output_tokens", "metadata", "audio"):
@@ -104,6 +119,11 @@ class Oracle:
         details = done["status_details"]
         assert (details is None) == (done["status"] == "completed")
         assert details is None or details["type"] == done["status"]
+        broken_off = done["status"] == "cancelled" and details["reason"] == "turn_detected"
+        if done["conversation_id"] is not None and (broken_off or done["output_modalities"] == ["audio"]):
+            self.cut[done["id"]] = done
+        for rest in self.resumed:
+            rest.update(done if rest["id"] == done["id"] else {})
         del self.responses[done["id"]]
         self.over.add(done["id"])
         if self.active == done["id"]:
@@ -135,6 +155,17 @@ class Oracle:
             elif stream != "output_audio":
                 part.text += event["delta"]
 
+    def _function(self, event: Event) -> None:
+        call_id = event["call_id"]
+        assert event["response_id"] in self.responses, "a call outside its response"
+        if event["status"] == "in_progress":
+            assert call_id not in self.calls.keys() | self.answered, "called twice"
+            self.calls[call_id] = event["response_id"]
+        else:
+            assert self.calls.pop(call_id) == event["response_id"]
+            assert call_id in self.answered, "there is no output"
+            assert (event["status"] == "failed") == ("error" in event)
+
     def _item(self, kind: str, event: Event) -> None:
         if kind == "added":
             item_id, before = event["item"]["id"], event["previous_item_id"]
@@ -142,6 +173,8 @@ class Oracle:
             place = 0 if before is None else self.items.index(before) + 1
             self.items.insert(place, item_id)
             self.pending[item_id] = before
+            if event["item"]["type"] == "function_call_output":
+                self.answered.add(event["item"]["call_id"])
         elif kind == "done":
             assert self.pending.pop(event["item"]["id"]) == event["previous_item_id"]
             assert event["item"]["status"] in ("completed", "incomplete")

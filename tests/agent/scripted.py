@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from agent.errors import VoiceError
 from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling
-from wavllm_core.engine.load import Load
+from wavllm_core.engine.load import Load, Spread
 from wavllm_core.errors import CapacityError, CoreError
 
 LOUDNESS = 3_000
@@ -100,16 +100,19 @@ class ScriptedEngine:
         self.prepared: list[tuple[str, list[Exchange]]] = []
         self.speculated: list[tuple[str, list[Exchange], Sampling]] = []
         self.full = self.dead = False
+        self.spreads: dict[str, Spread] = {}
         self.usage: PromptUsage | None = None  # that is told of every reply
         self.running = 0  # replies and transcripts under way
         self.heard: list[npt.NDArray[np.float32]] = []
         self.asked: list[tuple[str, list[Exchange], Sampling]] = []
+        self.replies: list[list[str]] = []  # that are said once each, before all others
         self.words: list[str] | None = None  # of every reply; None: it depends on the question
         self.go_on = asyncio.Event()  # a reply waits for it after its first word
         self.go_on.set()
         self.pencil = asyncio.Event()  # a transcript waits for it
         self.pencil.set()
         self.deaf = self.mute = self.cannot_write = False
+        self.written: str | None = None  # every transcript; None: it tells the voice
 
     def open_context(self) -> ScriptedContext:
         if self.full:
@@ -122,6 +125,9 @@ class ScriptedEngine:
         self.running += 1
         try:
             await self.pencil.wait()
+            if self.written is not None:
+                yield self.written
+                return
             yield f"voice {voice_of(heard.speech_embeds)} "
             if self.cannot_write:
                 raise CoreError("the pencil is broken")
@@ -133,10 +139,10 @@ class ScriptedEngine:
         self, instructions: str, history: Sequence[Exchange], sampling: Sampling
     ) -> AsyncGenerator[str, None]:
         self.asked.append((instructions, list(history), sampling))
-        words = [f"answer {len(history)}", " to ", history[-1].text or "speech"]
+        words = [f"answer {len(history)}", " to ", history[-1].text or "speech"] if self.words is None else self.words
         self.running += 1
         try:
-            for number, word in enumerate(words if self.words is None else self.words):
+            for number, word in enumerate(self.replies.pop(0) if self.replies else words):
                 if number == 1:
                     await self.go_on.wait()
                     if self.mute:
@@ -151,7 +157,7 @@ class ScriptedEngine:
     async def load_figures(self) -> Load:
         if self.dead:
             raise CoreError("the engine is closed")
-        return Load(*[0] * len(fields(Load)))
+        return Load(*[0] * (len(fields(Load)) - 1), spreads=self.spreads)
 
     async def close(self) -> None:
         pass

@@ -57,6 +57,24 @@ def test_limits_are_told_in_whole_milliseconds_rounded_up() -> None:
 
 
 @given(
+    st.lists(st.text("ab .", min_size=1, max_size=20), max_size=4),
+    st.integers(1, 50),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
+def test_what_is_cut_twice_is_as_if_it_had_been_cut_once(
+    texts: list[str], char_ms: int, first: int, second: int
+) -> None:
+    """As when a reply is broken off, and the client tells later how much of it was heard."""
+    once, twice = (spoken(*((text, 24 * char_ms * len(text)) for text in texts)) for _ in range(2))
+    ends_ms = sorted(once.sent_ms * tenths // 9 for tenths in (first, second))
+    once.truncate(ends_ms[0])
+    for end_ms in reversed(ends_ms):
+        twice.truncate(end_ms)
+    assert twice.text == once.text
+
+
+@given(
     st.lists(st.tuples(st.text(alphabet="ab .", min_size=1, max_size=20), st.integers(0, 90_000)), max_size=5),
     st.lists(st.integers(0, 20_000), min_size=1, max_size=4),
 )

@@ -124,6 +124,15 @@ async def test_an_unknown_voice_is_named_for_the_session_or_enrolled_for_good(tm
             assert of(await say(client, turn(400, 2)), "wavllm.speaker")[0]["name"] == "Anna"
 
 
+async def test_what_is_no_speech_to_a_detector_is_not_enrolled(tmp_path: Path) -> None:
+    speakers = replace(know(tmp_path, {}), detect=lambda waveform: np.zeros(len(waveform) // 512, np.float32))
+    async with running(ScriptedEngine(), speakers=speakers) as port, talking(port) as client:
+        for _ in range(3):
+            await say(client, silence(400) + hum(900, 2) + silence(600))
+        await client.send("wavllm.speaker.enrol", number=1, name="Anna")
+        assert (await client.complaint())["message"].endswith("not 0")
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "code", "fault"),
     [

@@ -48,6 +48,14 @@ def test_a_file_may_be_partial_or_empty(tmp_path: Path) -> None:
         ("voice: {language: '--path=/tmp'}", "voice.language: "),
         ("voice: {lead_ms: 50}", "greater than or equal to 200"),
         ("voice: {timeout_ms: 0}", "voice.timeout_ms: "),
+        ("functions: {own: [clock]}", "functions.own.0: "),
+        ("functions: {timeout_s: 0}", "functions.timeout_s: "),
+        (
+            "functions: {allowed: {brew: anybody}}",
+            "functions.allowed.brew: Value error, must be everybody, enrolled, or",
+        ),
+        ("functions: {allowed: {brew: ['']}}", "functions.allowed.brew: "),
+        ("functions: {allowed: {'make coffee': enrolled}}", "functions.allowed.make coffee"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:
@@ -62,3 +70,20 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str, words: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read: No such file"):
         load_config(tmp_path / "absent.yaml")
+
+
+def test_functions_of_the_server_and_who_may(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("functions: {own: [time, timers], allowed: {brew: [Anna], get_time: enrolled, light: everybody}}")
+    functions = build_options(load_config(path), WebRtcVad, find_voice).functions
+    assert functions.own == (), "nano calls none"
+    assert "functions.own: the loaded model cannot call time and timers, so they are left out" in caplog.text
+    assert functions.permissions.by_function == {"brew": ("Anna",), "get_time": "enrolled", "light": "everybody"}
+
+
+@pytest.mark.parametrize("speakers", ["policy: 'off'", "registry: null"])
+def test_functions_for_people_whom_nobody_can_know_are_refused(tmp_path: Path, speakers: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"speakers: {{{speakers}}}\nfunctions: {{allowed: {{brew: enrolled}}}}")
+    with pytest.raises(ConfigError, match=r"functions\.allowed\.brew: nobody can be known by voice, as speakers"):
+        build_options(load_config(path), WebRtcVad, find_voice)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.voices.diarization import HOP_SAMPLES, MIN_SPLIT_SAMPLES, WINDOW_SAMPLES, find_changes, windows
+from agent.voices.diarization import HOP_SAMPLES, MIN_SPLIT_SAMPLES, WINDOW_SAMPLES, find_changes, parts_alike, windows
 
 SECOND = 16_000
 
@@ -49,3 +49,11 @@ def test_one_voice_is_left_whole() -> None:
 def test_what_is_too_short_for_two_voices_has_no_windows() -> None:
     assert windows(np.zeros(MIN_SPLIT_SAMPLES - 1, np.float32)) == []
     assert find_changes(np.zeros(100, np.float32), [], limit=0.5) == []
+
+
+def test_the_parts_of_a_recording_are_as_alike_as_their_voices() -> None:
+    one, other = np.eye(4, dtype=np.float32)[:2]
+    assert parts_alike([one] * 9) == pytest.approx(1)
+    assert parts_alike([one] * 5 + [other] * 4) == pytest.approx(0)
+    assert parts_alike([one] * 4 + [other] + [one] * 4) > 0.8, "an odd window is no other voice"
+    assert parts_alike([one, one, other]) == parts_alike([]) == 1, "too little to compare"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.config import AgentConfig
+from agent.config import AgentConfig, FunctionsConfig
 from agent.protocol.catalogue import SERVER
 from tests.agent.harness import Client, Event, running, talking
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
@@ -122,6 +123,41 @@ async def playback(script: Script) -> None:
     await script.hear("conversation.item.truncated")
 
 
+async def false_interruption(script: Script) -> None:
+    script.engine.words, script.engine.written = ["One. Two", " and more."], ""
+    script.engine.go_on.clear()
+    await script.say("session.update", session={"type": "realtime", "output_modalities": ["audio"]})
+    await script.hear("session.updated")
+    await script.say("response.create")
+    await script.hear("response.output_audio.delta")
+    await script.sound(speech(200))
+    await script.hear("response.done")
+    script.engine.go_on.set()
+    script.engine.pencil.clear()
+    await script.sound(silence(600))
+    await script.hear("wavllm.speaker")
+    script.engine.pencil.set()
+    await script.hear("response.done")
+
+
+async def back_channel(script: Script) -> None:
+    script.engine.words, script.engine.written = ["One. Two", " and more."], "Mm-hmm."
+    script.engine.go_on.clear()
+    extension = {"interruption": {"hold_ms": 500}}
+    session = {"type": "realtime", "output_modalities": ["audio"], "wavllm": extension}
+    await script.say("session.update", session=session)
+    await script.hear("session.updated")
+    await script.say("response.create")
+    await script.hear("response.output_audio.delta")
+    await script.sound(speech(200), silence(200))
+    for _ in range(4):  # until it was heard and written down
+        await script.client.configure()
+    await script.sound(silence(400))
+    await script.hear("wavllm.speech_ignored")
+    script.engine.go_on.set()
+    await script.hear("response.done")
+
+
 async def tools(script: Script) -> None:
     await script.say("session.update", session={"type": "realtime", "tools": [BREW]})
     await script.hear("session.updated")
@@ -132,6 +168,13 @@ async def tools(script: Script) -> None:
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "ready"}
     await script.say("conversation.item.create", item=output)
     script.engine.words = ["Here they are."]
+    await script.say("response.create")
+    await script.hear("response.done")
+
+
+async def functions(script: Script) -> None:
+    call = '<tool_call>{"name": "set_timer", "arguments": {"seconds": 600}}</tool_call>'
+    script.engine.replies = [["Right away. ", call], ["Done."]]
     await script.say("response.create")
     await script.hear("response.done")
 
@@ -206,7 +249,10 @@ SCENARIOS: list[Callable[[Script], Awaitable[None]]] = [
     push_to_talk,
     barge_in,
     playback,
+    false_interruption,
+    back_channel,
     tools,
+    functions,
     out_of_band,
     transcription,
     idle,
@@ -221,7 +267,8 @@ async def test_events_come_in_the_order_that_is_written_down(
     scenario: Callable[[Script], Awaitable[None]], tmp_path: Path
 ) -> None:
     engine = ScriptedEngine()
-    config = calling_config(tmp_path) if scenario is tools else AgentConfig()
+    config = calling_config(tmp_path) if scenario in (tools, functions) else AgentConfig()
+    config = replace(config, functions=FunctionsConfig(own=("timers",)))
     async with running(engine, config, voice=ScriptedVoice()) as port, talking(port) as client:
         script = Script(client, engine)
         await scenario(script)

@@ -21,7 +21,7 @@ from agent.sessions.replay import replay
 from agent.transport.server import build_options
 from tests.agent.harness import Client, running, talking, turn
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, ScriptedVoice, silence, speech
-from tests.agent.test_golden_events import Script, barge_in, out_of_band, playback
+from tests.agent.test_golden_events import Script, back_channel, barge_in, false_interruption, out_of_band, playback
 from tests.agent.test_items import create, message
 
 SENTENCES = ["One two three. Four five six. ", "Seven " * 300]
@@ -104,13 +104,16 @@ def options(config: AgentConfig | None = None) -> Any:
 
 @pytest.mark.parametrize(
     "scenario",
-    [spoken_turns, interruptions, mistakes, failures, scripted(barge_in), scripted(out_of_band), scripted(playback)],
+    [
+        *[spoken_turns, interruptions, mistakes, failures],
+        *map(scripted, [barge_in, out_of_band, playback, false_interruption, back_channel]),
+    ],
 )
 async def test_a_replay_says_the_same_to_the_last_byte(tmp_path: Path, scenario: Scenario) -> None:
     engine = Remembering()
     recording = Recording.read(await record(tmp_path, engine, scenario))
     again = Remembering(engine.said)
-    again.mute, again.cannot_write = engine.mute, engine.cannot_write
+    again.mute, again.cannot_write, again.written = engine.mute, engine.cannot_write, engine.written
     async with asyncio.timeout(15):
         assert await replay(recording, again, options()) is None
     assert sum("out" in line for line in recording.lines) > 5

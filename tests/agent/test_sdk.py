@@ -14,6 +14,7 @@ from openai.resources.realtime.realtime import AsyncRealtimeConnection, Realtime
 
 from tests.agent.harness import running
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
+from tests.agent.test_functions import call, configured, saying
 from tests.agent.test_tools import BREW, CALL, calling_config
 
 NO_PROXY: Any = {"proxy": None}
@@ -111,6 +112,20 @@ async def test_tools_by_the_sdk(tmp_path: Path) -> None:
         engine.words = ["There."]
         await connection.response.create()
         assert (await until(connection, "response.done")).response.output[0].content[0].text == "There."
+
+
+async def test_calls_that_the_server_answers_are_no_business_of_the_sdk(tmp_path: Path) -> None:
+    """An application carries out what it finds where the SDK's own examples look for calls: there is nothing."""
+    engine = saying("Let me see. " + call("get_time"), "It is late.")
+    seen = []
+    async with running(engine, configured(tmp_path)) as port, connected(port) as connection:
+        await connection.conversation.item.create(item=typed("how late is it"))
+        await connection.response.create()
+        while not seen or seen[-1].type != "response.done":
+            seen.append(await connection.recv())
+    assert [item.type for item in seen[-1].response.output] == ["message", "message"]
+    assert not [event for event in seen if event.type.startswith("response.function_call_arguments")]
+    assert "".join(event.delta for event in seen if event.type == "response.output_text.delta").endswith("It is late.")
 
 
 async def test_beside_the_conversation_by_the_sdk() -> None:

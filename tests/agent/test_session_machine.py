@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,11 +17,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from agent.functions.permissions import Permissions
 from agent.hearing.ear import EarLimits
 from agent.protocol.settings import SessionSettings
 from agent.protocol.turn_detection import TurnDetection
+from agent.sessions.functions import FunctionOptions
+from agent.sessions.mailbox import LiveMailbox
 from agent.sessions.names import Names
-from agent.sessions.responses import ReplyOptions
+from agent.sessions.planning import ReplyOptions
 from agent.sessions.session import Session, SessionOptions
 from agent.sessions.tool_calls import HermesCaller
 from agent.speech.speaking import SpeechOptions
@@ -33,7 +36,12 @@ from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.errors import CoreError
 
 CALL = '<tool_call>{"name": "brew", "arguments": {}}</tool_call>'
+TIME = CALL.replace("brew", "get_time")
+TIMER = '<tool_call>{"name": "set_timer", "arguments": {"seconds": 9}}</tool_call>'
+FORBIDDEN = CALL.replace("brew", "unlock")
 REPLIES = [[], ["Yes."], ["One. ", "Two. ", "Three."], ["Wait. ", CALL], [CALL, CALL], ["Hm ", "<tool_call>oops"]]
+FOR_SERVER = [[TIME], [TIMER, "Wait."], ["Wait. ", TIMER, CALL], [FORBIDDEN]]
+TOOLS = [{"type": "function", "name": name} for name in ("brew", "unlock")]
 RUSH: dict[str, dict[str, Any]] = {
     "cancel": {"type": "response.cancel"},
     "answer": {"type": "response.create"},
@@ -43,7 +51,9 @@ RUSH: dict[str, dict[str, Any]] = {
     "pause": {"type": "input_audio_buffer.append", "audio": base64.b64encode(silence(600, 24_000)).decode()},
     "update": {"type": "session.update", "session": {"type": "realtime"}},
 }
-QUIET_ROUNDS = 8  # of the loop without an event: nothing is going to happen by itself
+WRITTEN = ["".join(reply).strip() for reply in [*REPLIES, *FOR_SERVER]]
+TEXTS = [text for written in WRITTEN for text in (written, written.partition("<")[0].strip(), written.split(">")[-1])]
+QUIET_ROUNDS = 16  # of the loop without an event: nothing is going to happen by itself
 
 
 class SteppedEngine(ScriptedEngine):
@@ -53,7 +63,7 @@ class SteppedEngine(ScriptedEngine):
         super().__init__()
         self.ink = asyncio.Semaphore(0)
         self.script: list[str] = []
-        self.fails = False
+        self.fails = self.murmurs = False
 
     async def reply(
         self, instructions: str, history: Sequence[Exchange], sampling: Sampling
@@ -73,13 +83,29 @@ class SteppedEngine(ScriptedEngine):
     async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
         self.running += 1
         try:
-            for word in ("so ", "it was"):
+            for word in ("m", "hm") if self.murmurs else ("so ", "it was"):
                 await self.ink.acquire()
                 if self.fails:
                     raise CoreError("out of ink")
                 yield word
         finally:
             self.running -= 1
+
+
+class SteppedMailbox(LiveMailbox):
+    """In which time passes when somebody says so."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.asleep: list[asyncio.Event] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.asleep.append(asyncio.Event())
+        await self.asleep[-1].wait()
+
+    def wake(self) -> None:
+        for sleeper in self.asleep:
+            sleeper.set()
 
 
 class SessionMachine(RuleBasedStateMachine):
@@ -97,6 +123,7 @@ class SessionMachine(RuleBasedStateMachine):
             EarLimits(2_000, 1_000, LoudnessVad),
             SpeakerOptions(),
             "test",
+            functions=FunctionOptions(("time", "timers"), Permissions({"unlock": "enrolled"})),
         )
 
         async def send(message: str) -> None:
@@ -107,7 +134,9 @@ class SessionMachine(RuleBasedStateMachine):
             self.sent += 1
             await asyncio.sleep(0)  # as sockets do: meanwhile others go on
 
-        self.session = Session(self.engine, options, send, lambda: self.now_s, new_id=Names("seed"))
+        self.mailbox = SteppedMailbox(lambda: self.now_s)
+        names = Names("seed")
+        self.session = Session(self.engine, options, send, lambda: self.now_s, mailbox=self.mailbox, new_id=names)
         self.task = self.loop.create_task(self.session.run(), name="session")
         self.settle()
 
@@ -195,10 +224,9 @@ class SessionMachine(RuleBasedStateMachine):
         self.instructions = f"version {self.sent}"
         turns = detection and {"type": "server_vad"} | detection
         sound = {"turn_detection": turns, "transcription": {"model": "any"} if transcribed else None}
-        tool = {"type": "function", "name": "brew"}
-        session = {"instructions": self.instructions, "output_modalities": [modality], "tools": [tool]}
+        session = {"instructions": self.instructions, "output_modalities": [modality], "tools": TOOLS}
         said = self.say("session.update", session=session | {"audio": {"input": sound}})
-        assert said[-1]["type"] == "session.updated"
+        assert "session.updated" in [event["type"] for event in said]
 
     @rule(
         beside=st.booleans(),
@@ -237,10 +265,31 @@ class SessionMachine(RuleBasedStateMachine):
             self.engine.ink.release()
             self.settle()
 
-    @rule(script=st.sampled_from(REPLIES), fails=st.booleans(), deaf=st.booleans(), broken=st.booleans())
-    def things_go_differently(self, script: list[str], fails: bool, deaf: bool, broken: bool) -> None:
+    @rule(script=st.sampled_from(FOR_SERVER), words=st.integers(1, 8))
+    def model_calls_the_server(self, script: list[str], words: int) -> None:
+        self.say("session.update", session={"type": "realtime", "tools": TOOLS})
+        self.engine.script, self.engine.fails = script, False
+        self.say("response.create")
+        self.model_writes(words)
+
+    @rule(
+        script=st.sampled_from([*REPLIES, *FOR_SERVER]),
+        fails=st.booleans(),
+        deaf=st.booleans(),
+        murmurs=st.booleans(),
+        broken=st.booleans(),
+    )
+    def things_go_differently(self, script: list[str], fails: bool, deaf: bool, murmurs: bool, broken: bool) -> None:
         self.engine.script, self.engine.fails, self.engine.deaf = script, fails, deaf
-        self.voice.broken = broken
+        self.engine.murmurs, self.voice.broken = murmurs, broken
+
+    @rule(
+        hold_ms=st.sampled_from([0, 300, 800]), short_ms=st.sampled_from([0, 0, 250]), resume=st.sampled_from([1, 1, 0])
+    )
+    def client_says_what_interrupts(self, hold_ms: int, short_ms: int, resume: int) -> None:
+        interruption = {"hold_ms": hold_ms, "short_ms": short_ms, "resume": bool(resume)}
+        said = self.say("session.update", session={"wavllm": {"interruption": interruption}})
+        assert said[-1]["session"]["wavllm"]["interruption"].items() >= interruption.items()
 
     @rule(order=st.lists(st.sampled_from(["write", *RUSH]), min_size=2, max_size=6))
     def all_at_once(self, order: list[str]) -> None:
@@ -255,6 +304,27 @@ class SessionMachine(RuleBasedStateMachine):
 
         self.loop.run_until_complete(rush())
         self.settle()
+
+    @rule(
+        ms=st.sampled_from([200, 300, 500]),
+        begins=st.sampled_from(["answer", "aloud", "nothing"]),
+        script=st.sampled_from([*REPLIES, *FOR_SERVER]),
+        ink=st.tuples(st.integers(0, 3), st.sampled_from([0, 2, 9])),
+        murmurs=st.booleans(),
+    )
+    def person_speaks_into_a_reply(
+        self, ms: int, begins: str, script: list[str], ink: tuple[int, int], murmurs: bool
+    ) -> None:
+        self.things_go_differently(script, fails=False, deaf=False, murmurs=murmurs, broken=False)
+        usual = {"type": "server_vad", "create_response": True, "interrupt_response": True}
+        self.say("session.update", session={"audio": {"input": {"turn_detection": usual}}})
+        if begins in RUSH:
+            self.say("response.create", response=RUSH[begins].get("response"))
+        self.model_writes(ink[0])
+        self.person_speaks(ms, 1)
+        self.person_is_silent(300)
+        self.model_writes(ink[1])
+        self.person_is_silent(700)
 
     @rule()
     def voice_stops_or_goes_on(self) -> None:
@@ -271,6 +341,8 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def time_passes(self) -> None:
         self.now_s += 1.0
+        self.mailbox.wake()
+        self.settle()
 
     def teardown(self) -> None:
         if not hasattr(self, "task"):  # never begun
@@ -290,12 +362,21 @@ class SessionMachine(RuleBasedStateMachine):
             self.engine.ink.release()
             self.settle()
         self.oracle.at_rest()
+        for rest in self.oracle.resumed:
+            for said in words(rest) if rest["status"] == "completed" else []:
+                assert any(text.endswith(said) for text in TEXTS), "not what the model wrote"
         self.task.cancel()
         self.loop.run_until_complete(asyncio.wait([self.task]))
         self.session.close()
         self.loop.run_until_complete(asyncio.sleep(0))
         assert (self.engine.running, self.voice.running, self.engine.open) == (0, 0, set())
         assert not asyncio.all_tasks(self.loop)
+
+
+def words(response: dict[str, Any]) -> list[str]:
+    """What was told in the messages of one response."""
+    parts = [part for item in response["output"] for part in item.get("content", [])]
+    return [part.get("text", part.get("transcript")).strip() for part in parts]
 
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]

@@ -101,3 +101,15 @@ def test_too_little_speech_is_nobody_new_but_may_be_somebody_known() -> None:
         speakers.assign(near(voice, 0.05, seed), s, new_from_s=2.0).number for seed, (voice, s) in enumerate(heard)
     ]
     assert numbers == [1, 1, 2, 3] and speakers.names == {3: "Ben"}
+
+
+def test_a_voice_that_is_taken_for_an_enrolled_one_for_want_of_speech_is_not_that_person() -> None:
+    anna, other = np.eye(4, dtype=np.float32)[:2]
+    speakers = Speakers(scale(0.6), [Person("Anna", np.stack([anna] * 3), "w", id="a")])
+    assert speakers.assign(anna, 3.0).person_id == "a"
+    assert speakers.enrolled_name(anna) == "Anna"
+    guess = speakers.assign(other, 0.5, new_from_s=2.0)
+    assert (guess.number, guess.person_id) == (1, None)
+    assert speakers.enrolled_name(other) is None
+    speakers.name(1, "Annie")
+    assert speakers.enrolled_name(anna) == "Anna", "whatever it is called here"

@@ -22,6 +22,7 @@ from tests.agent.test_items import create, message
 
 SCHEMA = {"type": "object", "properties": {"cups": {"type": "integer"}}}
 BREW = {"type": "function", "name": "brew", "description": "Makes coffee.", "parameters": SCHEMA}
+OTHER = BREW | {"name": "other"}
 CALL = '<tool_call>{"name": "brew", "arguments": {"cups": 2}}</tool_call>'
 CALL_EVENTS = [
     "response.output_item.added",
@@ -155,6 +156,78 @@ async def test_a_call_that_nobody_can_read_fails_the_response(tmp_path: Path, wo
         response = (await client.until("response.done"))["response"]
         assert response["status"] == "failed"
         assert why in response["status_details"]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "begins"),
+    [
+        ("required", [BREW], '<tool_call>{"name": "brew", "arguments":'),
+        ("required", [BREW, OTHER], '<tool_call>{"name":'),
+        ({"type": "function", "name": "brew"}, [BREW, OTHER], '<tool_call>{"name": "brew", "arguments":'),
+    ],
+)
+@pytest.mark.parametrize("of", ["session", "response"])
+async def test_a_model_is_made_to_call(tmp_path: Path, choice: Any, tools: list[Any], begins: str, of: str) -> None:
+    engine = ScriptedEngine()
+    engine.words = [CALL.removeprefix(begins)]
+    async with offering(engine, tmp_path) as client:
+        wanted = {"tools": tools, "tool_choice": choice}
+        if of == "session":
+            assert (await client.configure(**wanted))["session"]["tool_choice"] == choice
+        await client.send("response.create", response=wanted if of == "response" else {})
+        (item,) = (await client.until("response.done"))["response"]["output"]
+        assert (item["type"], item["name"], json.loads(item["arguments"])) == ("function_call", "brew", {"cups": 2})
+    (told, _, sampling) = engine.asked[0]
+    assert sampling.begins == begins
+    assert ("other" in told) == (OTHER in tools)  # what there is stays known, whatever is chosen
+
+
+async def test_a_model_that_does_otherwise_than_it_is_made_to_fails_the_response(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with offering(engine, tmp_path) as client:
+        for words, why in (
+            ([' "other", "arguments": {}}</tool_call>'], "'other', which"),
+            ([" I would"], "cannot be read"),
+        ):
+            engine.words = words
+            await client.send(
+                "response.create", response={"tool_choice": "required", "tools": [BREW, BREW | {"name": "b"}]}
+            )
+            response = (await client.until("response.done"))["response"]
+            assert (response["status"], response["output"]) == ("failed", [])
+            assert why in response["status_details"]["error"]["message"]
+
+
+async def test_what_cannot_be_chosen_is_refused_by_name(tmp_path: Path) -> None:
+    named = {"type": "function", "name": "sing"}
+    async with offering(ScriptedEngine(), tmp_path) as client:
+        for kind, of in (("session.update", "session"), ("response.create", "response")):
+            for wanted, param, why in (
+                ({"tool_choice": named}, "tool_choice.name", "no tool 'sing'"),
+                ({"tool_choice": {"type": "mcp", "name": "brew"}}, "tool_choice.type", '"function"'),
+                ({"tool_choice": {"type": "function"}}, "tool_choice.name", "is missing"),
+                ({"tool_choice": "perhaps"}, "tool_choice", '"required"'),
+            ):
+                await client.send(kind, **{of: wanted})
+                complaint = await client.complaint()
+                assert complaint["param"] == f"{of}.{param}"
+                assert why in complaint["message"]
+        await client.send("response.create", response={"tool_choice": "required", "tools": []})
+        assert "no tools" in (await client.complaint())["message"]
+        await client.configure(tools=[BREW], tool_choice={"type": "function", "name": "brew"})
+        await client.send("session.update", session={"tools": []})  # what is chosen has to be there
+        assert (await client.complaint())["param"] == "session.tool_choice.name"
+
+
+async def test_nano_cannot_be_made_to_call() -> None:
+    async with running(ScriptedEngine()) as port, talking(port) as client:
+        await client.configure(tools=[BREW | {"name": "make_coffee"}])
+        for kind, of in (("session.update", "session"), ("response.create", "response")):
+            for choice in ("required", {"type": "function", "name": "make_coffee"}):
+                await client.send(kind, **{of: {"tool_choice": choice}})
+                complaint = await client.complaint()
+                assert (complaint["code"], complaint["param"]) == ("unsupported_parameter", f"{of}.tool_choice")
+                assert "of its own accord" in complaint["message"]
 
 
 async def test_a_model_that_calls_no_tools_says_so(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from clients.realtime import ClientError
 from clients.realtime import connect as converse
 from tests.agent.harness import Client, get, knock, running, talking, turn
 from tests.agent.scripted import ScriptedEngine
+from wavllm_core.engine.load import Spread
 
 SECRET, OTHER = "a-secret-of-the-kitchen", "another-secret-of-the-hall"
 KEYS = load_keys(AccessConfig(), {"WAVLLM_KEYS": f"{{kitchen: {SECRET}, hall: {{key: {OTHER}, max_sessions: 1}}}}"})
@@ -281,6 +282,18 @@ async def test_a_turn_is_seen_in_the_metrics() -> None:
             while (counted := await figures(port))["wavllm_sessions"]:
                 pass
         assert counted["wavllm_closed_total 1000"] == 1
+
+
+async def test_what_comes_with_every_step_is_told_as_a_histogram() -> None:
+    engine = ScriptedEngine()
+    engine.spreads = {"queue_wait_seconds": Spread((0.1, 1.0), (3, 0, 2), 7.5)}
+    async with running(engine) as port:
+        counted = await figures(port)
+    name = "wavllm_engine_queue_wait_seconds"
+    buckets = {bound: counted[f"{name}_bucket {bound}"] for bound in ("0.1", "1.0", "+Inf")}
+    assert buckets == {"0.1": 3, "1.0": 3, "+Inf": 5}
+    assert (counted[f"{name}_count"], counted[f"{name}_sum"]) == (5, 7.5)
+    assert "wavllm_engine_queue_wait_ms" not in counted
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from agent.hearing.turns import (
     FRAME_SAMPLES,
     Listening,
     Speaking,
+    SpeechLasted,
     SpeechPaused,
     SpeechStarted,
     SpeechStopped,
@@ -41,7 +42,7 @@ def flags(*runs: tuple[int, bool]) -> list[bool]:
 
 def test_a_digit_makes_a_turn_with_its_prefix() -> None:
     said = turns(flags((1000, False), (300, True), (1000, False)))
-    assert said == [SpeechStarted(16 * 700), SpeechStopped(16 * 1400, 16 * 1300, 16 * 1800)]
+    assert said == [SpeechStarted(16 * 700), SpeechStopped(16 * 1400, 16 * 1300, 16 * 1800, 16 * 300)]
 
 
 @pytest.mark.parametrize("blip_ms", [20, 60, 100, 140])
@@ -51,21 +52,21 @@ def test_a_blip_makes_none(blip_ms: int) -> None:
 
 def test_a_breath_does_not_end_a_turn() -> None:
     said = turns(flags((300, True), (480, False), (20, True), (480, False), (300, True), (500, False)))
-    assert said == [SpeechStarted(0), SpeechStopped(16 * 1680, 16 * 1580, 16 * 2080)]
+    assert said == [SpeechStarted(0), SpeechStopped(16 * 1680, 16 * 1580, 16 * 2080, 16 * 620)]
 
 
 def test_speech_may_flicker() -> None:
     flicker = [True, True, True, True, False] * 4
-    assert turns(flicker + [False] * 25) == [SpeechStarted(0), SpeechStopped(24 * 320, 19 * 320, 44 * 320)]
+    assert turns(flicker + [False] * 25) == [SpeechStarted(0), SpeechStopped(24 * 320, 19 * 320, 44 * 320, 16 * 320)]
 
 
 def test_endless_speech_is_cut_and_no_sample_is_given_twice() -> None:
     said = turns([True] * FRAMES_PER_S * 61)
     assert said == [
         SpeechStarted(0),
-        SpeechStopped(480_000, 480_000, 480_000),
+        SpeechStopped(480_000, 480_000, 480_000, 480_000),
         SpeechStarted(480_000),
-        SpeechStopped(960_000, 960_000, 960_000),
+        SpeechStopped(960_000, 960_000, 960_000, 480_000),
         SpeechStarted(960_000),
     ]
 
@@ -111,3 +112,21 @@ def test_the_last_pause_says_where_the_turn_is_going_to_end(runs: list[tuple[int
     assert len(stops) == 1 and pauses[-1:] == stops
     gaps = sum(quiet >= RULES.tail_frames for _, quiet in runs[:-1])
     assert len(pauses) == gaps + 1
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 24), st.integers(1, 40)), min_size=1, max_size=12),
+    lasting_ms=st.sampled_from([0, 100, 160, 300, 600]),
+)
+def test_a_turn_lasts_once_so_much_of_it_was_voiced(runs: list[tuple[int, int]], lasting_ms: int) -> None:
+    voiced = [flag for loud, quiet in runs for flag in [True] * loud + [False] * quiet] + [False] * 25
+    lasted, found = False, []
+    for event in events(voiced, TurnRules(lasting_samples=16 * lasting_ms)):
+        if isinstance(event, SpeechLasted):
+            assert not lasted
+            lasted = True
+            assert sum(voiced[: event.end_sample // FRAME_SAMPLES]) * 20 >= lasting_ms
+        elif isinstance(event, SpeechStopped):
+            found.append((lasted, event.voiced_samples // 16))
+            lasted = False
+    assert all(lasted == (0 < lasting_ms <= voiced_ms) for lasted, voiced_ms in found)

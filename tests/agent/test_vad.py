@@ -32,14 +32,6 @@ def spoken(clip: Path) -> np.ndarray:
     return soundfile.read(clip, dtype="float32")[0]
 
 
-def probabilities(model: SileroModel, waveform: np.ndarray) -> list[float]:
-    state, found = model.init_state(), []
-    for start in range(0, len(waveform) - WINDOW_SAMPLES + 1, WINDOW_SAMPLES):
-        state, probability = model.step(state, waveform[start : start + WINDOW_SAMPLES])
-        found.append(probability)
-    return found
-
-
 def torch_probabilities(waveform: np.ndarray) -> list[float]:
     """The same network in torch's layers, as its makers write it down."""
     spec = find_spec("silero_vad")
@@ -68,7 +60,7 @@ def test_it_says_what_the_original_says(model: SileroModel) -> None:
     waveform = np.concatenate([spoken(CLIPS[0]), np.random.default_rng(0).normal(0, 0.05, 16_000).astype(np.float32)])
     expected = torch_probabilities(waveform)
     assert max(expected) > 0.9 > 0.1 > min(expected)
-    np.testing.assert_allclose(probabilities(model, waveform), expected, atol=1e-5)
+    np.testing.assert_allclose(model.probabilities(waveform), expected, atol=1e-5)
 
 
 def test_streams_do_not_hear_each_other(model: SileroModel) -> None:

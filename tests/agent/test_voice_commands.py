@@ -11,6 +11,9 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from agent.__main__ import app
+from agent.voices.voiced import measure_voicing
+from tests.agent.test_attribution import hum
+from wavllm_core.audio import read_audio
 
 CLIPS = Path(__file__).parents[2] / "clients" / "demo" / "clips"
 Voices = Callable[..., Result]
@@ -46,16 +49,30 @@ def test_a_person_is_enrolled_known_again_renamed_and_forgotten(voices: Voices, 
     assert voices("forget", "Hanna").stdout == "Hanna is forgotten\n" and voices("list").stdout == ""
 
 
+def test_two_people_in_every_file_are_refused(voices: Voices, tmp_path: Path) -> None:
+    """Which the files compared with each other do not tell."""
+    pair = [read_audio(CLIPS / clip) for clip in ("s2i_16245b86.flac", "s2i_90a00f8a.flac")]
+    spoken = [waveform[slice(*measure_voicing(waveform).span)] for waveform in pair]
+    files = [tmp_path / f"{number}.wav" for number in range(3)]
+    for number, file in enumerate(files):
+        soundfile.write(file, 0.8**number * np.concatenate(spoken), 16_000)
+    refused = voices("enrol", "Anna", *files)
+    assert str(refused.exception).startswith("0.wav: two people seem to speak in it")
+    assert voices("list").stdout == ""
+
+
 def test_files_without_a_voice_are_refused_by_name(voices: Voices, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF no wave")
     soundfile.write(tmp_path / "silence.wav", np.zeros(16_000, np.float32), 16_000)
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    soundfile.write(tmp_path / "hum.wav", np.frombuffer(hum(2_000, 1), "<i2"), 16_000)
     good = copies("s2i_540a38c2.flac", tmp_path)
     for bad, fault in (
         ("broken.wav", "not a sound file"),
         ("missing.wav", "no such file"),
         ("silence.wav", "0.0 s of voice"),
         ("noise.wav", "0.0 s of voice"),
+        ("hum.wav", "% of it is speech: an animal"),
     ):
         refused = voices("enrol", "Anna", *good, tmp_path / bad)
         assert refused.exit_code == 1 and fault in str(refused.exception) and bad in str(refused.exception)

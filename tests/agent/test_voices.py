@@ -13,8 +13,8 @@ from cryptography.fernet import Fernet
 
 from agent.config import AgentConfig, SpeakersConfig, load_voices_key
 from agent.errors import ConfigError, EnrolmentError, RegistryError
-from agent.voices.people import People, Sample
-from agent.voices.setup import build_people, build_scale
+from agent.voices.people import People, Sample, is_voice
+from agent.voices.setup import build_detector, build_people, build_scale
 from agent.voices.store import VoiceStore
 from agent.voices.voiced import Voicing, measure_voicing
 from wavllm_core.audio import read_audio
@@ -80,6 +80,8 @@ def test_who_is_forgotten_leaves_no_trace_in_the_file(tmp_path: Path) -> None:
         ("Anna", [*samples(0, 3), Sample("other.wav", near(1, 9), SPOKEN)], "other.wav: its voice is not like"),
         ("Anna", [*samples(0, 3), Sample("short.wav", near(0, 9), Voicing(0.1, 1, 0))], "short.wav: 0.1 s of voice"),
         ("Anna", [*samples(0, 3), Sample("sea.wav", near(0, 9), Voicing(2, 0.1, 0))], "sea.wav: only 10 %"),
+        ("Anna", [*samples(0, 3), Sample("dog.wav", near(0, 9), Voicing(2, 1, 0, speech=0.1))], "dog.wav: only 10 %"),
+        ("Anna", [*samples(0, 3), Sample("both.wav", near(0, 9), SPOKEN, parts=0.2)], "both.wav: two people seem to"),
         ("Anna", [*samples(0, 3), Sample("song.wav", near(0, 9), Voicing(2, 1, 0.9))], "song.wav: its pitch stands"),
         ("", samples(0), "is no name"),
         (" Anna", samples(0), "is no name"),
@@ -197,8 +199,8 @@ def test_the_shipped_model_brings_its_own_scale() -> None:
 
 @pytest.mark.parametrize("clip", ["s2i_16245b86.flac", "s2i_540a38c2.flac", "s2i_8c59cf3c.flac", "s2i_90a00f8a.flac"])
 def test_recorded_people_have_voices(clip: str) -> None:
-    voicing = measure_voicing(read_audio(CLIPS / clip))
-    assert voicing.seconds > 0.6 and voicing.share > 0.4 and voicing.still < 0.4
+    voicing = measure_voicing(read_audio(CLIPS / clip), build_detector())
+    assert voicing.seconds > 0.6 and voicing.share > 0.4 and voicing.still < 0.4 and voicing.speech > 0.6
 
 
 @pytest.mark.parametrize(
@@ -215,3 +217,21 @@ def test_recorded_people_have_voices(clip: str) -> None:
 def test_what_is_no_speech_has_no_voice(name: str, waveform: np.ndarray) -> None:
     voicing = measure_voicing(waveform.astype(np.float32))
     assert voicing.seconds < 0.6 or voicing.share < 0.4 or voicing.still > 0.4
+
+
+def test_what_glides_like_a_voice_and_says_nothing_is_no_speech() -> None:
+    pitch_hz = 380 + 100 * np.sin(2 * np.pi * 1.3 * TIME)
+    cry = sum(np.cos(number * 2 * np.pi * np.cumsum(pitch_hz) / 16_000) / number for number in range(1, 8))
+    waveform = (0.1 * cry * np.abs(np.sin(np.pi * 1.3 * TIME))).astype(np.float32)
+    assert is_voice(measure_voicing(waveform))
+    assert measure_voicing(waveform, build_detector()).speech < 0.1
+    assert not is_voice(measure_voicing(waveform, build_detector()))
+    assert measure_voicing(np.zeros(100, np.float32), build_detector()).speech == 1.0, "nobody was asked"
+
+
+def test_without_the_detector_enrolment_goes_on_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("agent.hearing.silero.WEIGHTS", "nowhere.safetensors")
+    assert build_detector() is None
+    assert "what is enrolled is not checked for speech" in caplog.text

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from clients.file import Line
-from clients.meeting.log import MeetingLog
+from clients.meeting.log import MAX_HELD, MeetingLog
 from clients.meeting.minutes import clock, to_markdown, to_webvtt
 from clients.meeting.record import MeetingRecord
 from clients.meeting.run import hold_meeting, to_event
@@ -113,6 +113,23 @@ def test_the_log_forgets_what_is_written_down(record: MeetingRecord) -> None:
     lines = list(record.lines())
     assert [line.text for line in lines[3:6]] == ["words 3", "", "words 5"]
     assert [(line.number, line.start_ms) for line in lines[:2]] == [(0, 800), (1, 1_100)]
+
+
+def test_lines_are_shown_as_they_were_said_however_quickly_they_are_written_down(record: MeetingRecord) -> None:
+    log = MeetingLog(record)
+
+    def written(number: int) -> list[Any]:
+        said = {"item_id": f"item_{number}", "transcript": str(number)}
+        return [line.text for line in log.apply({"type": f"{TRANSCRIPTION}.completed", **said})]  # type: ignore[union-attr]
+
+    for number in range(20):
+        log.apply({"type": "input_audio_buffer.committed", "item_id": f"item_{number}"})
+    assert [written(number) for number in (1, 0, 3, 2)] == [[], ["0", "1"], [], ["2", "3"]]
+    for number in range(5, 5 + MAX_HELD):
+        assert written(number) == []
+    assert written(18) == [*map(str, range(5, 5 + MAX_HELD)), "18"], "one that never comes is not waited for"
+    assert written(4) == ["4"]
+    assert [line.text for line in record.lines()][:2] == ["1", "0"]
 
 
 def test_a_typed_line_is_a_question_or_a_name(record: MeetingRecord) -> None:

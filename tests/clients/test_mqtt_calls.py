@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 from aiomqtt import Client
 
+from agent.config import AgentConfig, FunctionsConfig
 from agent.protocol.errors import ProtocolError
 from clients.device import MqttDevice
-from clients.mqtt.calls import Calls, Result, read_offer, read_result
-from clients.mqtt.topics import Line
+from clients.mqtt.calls import Calls, Offer, Result, read_offer, read_result
+from clients.mqtt.topics import AudioChunk, Line
+from tests.agent.harness import running
+from tests.agent.scripted import silence, speech
+from tests.agent.test_attribution import know
+from tests.agent.test_functions import call, configured, saying
 from tests.clients.brokers import Mosquitto
 from tests.clients.gateways import QUICK, Log, gateway_running
 from tests.clients.scripted_server import ScriptedServer
@@ -65,6 +70,40 @@ async def test_a_device_that_does_nothing_is_not_waited_for_for_ever() -> None:
         bridge.say(Line("2", "next"))
         assert (await log.until("reply", 3))["text"] == "you wrote next"
     assert log.of("call") == [{"id": "call_1", "name": "ring", "arguments": {"times": 2}}]
+
+
+async def test_a_timer_keeps_the_conversation_open_and_the_device_is_told_when_it_is_over(tmp_path: Path) -> None:
+    engine = saying(call("set_timer", seconds=0.6, name="tea"), "Right.", "Your tea!")
+    async with (
+        running(engine, configured(tmp_path)) as port,
+        bridge_running(f"ws://127.0.0.1:{port}/v1/realtime", idle_s=0.4) as (bridge, log),
+    ):
+        bridge.say(Line("1", "tea in a moment"))
+        await log.until("reply", 2)
+        await log.until("state", 6)
+    assert [reply["text"] for reply in log.of("reply")] == ["Right.", "Your tea!"]
+    assert [(told["name"], told["status"]) for told in log.of("timer")] == [("tea", "set"), ("tea", "over")]
+    assert log.of("state")[-1]["state"] == "idle", "and closed then"
+
+
+async def test_a_device_is_asked_for_nothing_that_whoever_spoke_may_not_have(tmp_path: Path) -> None:
+    """nano confirms an order, and is refused by the server."""
+    engine, known = saying("Twice a latte. Coming up."), know(tmp_path, {1: "Anna"})
+    config = AgentConfig(functions=FunctionsConfig(allowed={"make_coffee": ["Anna"]}))
+    async with (
+        running(engine, config, speakers=known) as port,
+        bridge_running(f"ws://127.0.0.1:{port}/v1/realtime") as (bridge, log),
+    ):
+        bridge.offer(Offer([{"type": "function", "name": "make_coffee"}]))
+        bridge.say(Line("guest", "two"))
+        refused = await log.until("reply")
+        engine.replies = [["Three times a latte. Coming up."]]
+        bridge.hear(AudioChunk(0, silence(400) + speech(400, 1) + silence(100)))
+        called = await log.until("call")
+    why = "That did not work: make_coffee is only for Anna"
+    assert refused["text"] == f"Twice a latte. Coming up. {why}"
+    assert called["arguments"] == {"cups": 3, "drink": "latte"}
+    assert len(log.of("call")) == 1
 
 
 def test_several_calls_are_answered_together() -> None:

@@ -25,6 +25,7 @@ from clients.mqtt.site import SiteLimits
 from clients.realtime import ClientError
 from tests.agent.harness import running
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
+from tests.agent.test_functions import call, configured, saying
 from tests.clients.brokers import Mosquitto
 from tests.clients.gateways import gateway_running
 from tests.clients.scripted_server import SOUND, ScriptedServer
@@ -146,6 +147,22 @@ async def test_the_real_server_says_a_given_text_and_forgets_it(tmp_path: Path) 
         await satellite.until("dialogueManager/sessionEnded")
     assert satellite.played.startswith(ScriptedVoice.sound("The coffee is ready."))
     assert [[said.reply for said in history] for _, history, _ in engine.asked] == [[None]]
+
+
+@broker
+async def test_a_timer_is_spoken_of_when_no_session_is_under_way(tmp_path: Path) -> None:
+    engine = saying(call("set_timer", seconds=0.01), "Right.", "It is over.")
+    async with (
+        running(engine, configured(tmp_path), voice=ScriptedVoice()) as port,
+        kitchen_of(tmp_path, f"ws://127.0.0.1:{port}/v1/realtime") as satellite,
+    ):
+        await satellite.publish("hotword/computer/detected", siteId="kitchen", modelId="computer")
+        await satellite.until("asr/startListening")
+        await satellite.stream(LOUD, LOUD, LOUD, QUIET, QUIET)
+        ended = await satellite.until("dialogueManager/sessionEnded")
+        await satellite.until("playBytes", 2)
+    assert ended["termination"] == {"reason": "nominal"}
+    assert satellite.played == ScriptedVoice.sound("Right.") + ScriptedVoice.sound("It is over.")
 
 
 @broker

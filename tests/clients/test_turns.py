@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import io
+
+from rich.console import Console
+
+from clients.display import turn_lines
 from clients.realtime import Event
 from clients.turns import Latency, TurnLog
 from tests.clients.scripted_server import answer, spoken_turn
@@ -77,3 +82,43 @@ def test_a_typed_turn_needs_no_transcript() -> None:
 
 def test_unknown_events_and_foreign_responses_pass_by() -> None:
     assert log_of([{"type": "rate_limits.updated"}, *answer("resp_9", "out of band")]).turns == []
+
+
+def test_messages_of_one_response_do_not_run_into_each_other() -> None:
+    part = {"type": "response.content_part.added", "response_id": "resp_1"}
+    created, *deltas, done = answer("resp_1", "ab")
+    log = TurnLog()
+    log.typed("hello")
+    for event in [created, part, deltas[0], part, deltas[1], done]:
+        log.apply(event)
+    assert log.turns[0].reply == "a b"
+
+
+def test_what_the_assistant_says_by_itself_is_shown_alone() -> None:
+    log = log_of(spoken_turn(1, "computer", "yes"))
+    created, *rest = answer("resp_2", "Tea is over.")
+    created["response"]["conversation_id"] = "conv_1"
+    for event in [created, *rest]:
+        log.apply(event)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(turn_lines(log.turns[1]))
+    assert log.settled
+    shown = console.file.getvalue().split("\n")  # type: ignore[attr-defined]
+    assert [" ".join(line.split()) for line in shown if line] == [
+        "assistant Tea is over.",
+        "VAD wait 100 ms · first token 20 ms · total 50 ms",
+    ]
+
+
+def test_calls_that_the_server_has_answered_are_shown_with_what_came_of_them() -> None:
+    created, *rest = answer("resp_1", "Sorry.")
+    told = {"type": "wavllm.function", "response_id": "resp_1", "name": "brew"}
+    log = TurnLog()
+    log.typed("coffee")
+    refused = told | {"status": "failed", "error": {"code": "not_allowed", "message": "brew is only for Anna"}}
+    for event in [created, told | {"status": "in_progress"}, refused, told | {"status": "completed"}, *rest]:
+        log.apply(event)
+    assert log.turns[0].calls == ["brew: brew is only for Anna", "brew: done"]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(turn_lines(log.turns[0]))
+    assert "function  brew: brew is only for Anna" in console.file.getvalue()  # type: ignore[attr-defined]

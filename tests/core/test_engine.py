@@ -180,6 +180,18 @@ async def test_a_stop_string_ends_the_reply_before_it(talk: LiveContext) -> None
     assert await words(talk.reply("", history, replace(drawn, stop=("never there",)))) == whole
 
 
+async def test_a_reply_goes_on_behind_the_words_it_is_made_to_begin_with(engine: LiveEngine, talk: LiveContext) -> None:
+    history, planner = [Exchange(text="hello")], engine.core.language.planner
+    asked, begun = planner.plan(history, "", 12).keys, planner.plan(history, "", 12, " it is").keys
+    assert begun == [*asked, *planner.prompts.encode(" it is")]
+    for sampling in (SHORT, replace(SHORT, temperature=2.0, seed=3)):
+        made = replace(sampling, begins=" it is")
+        assert await words(talk.reply("", history, made)) == alone(engine, history, made) != alone(engine, history)
+    room = planner.max_context - 12
+    with pytest.raises(InputError, match=f"at most {room} are possible"):
+        planner.plan(history, "", 12, " it is" * room)
+
+
 @pytest.mark.parametrize("after", [0, 1, 3])
 async def test_a_closed_iterator_stops_the_work(engine: LiveEngine, talk: LiveContext, after: int) -> None:
     pieces = talk.reply("", [Exchange(text="hello")], Sampling(max_tokens=200, temperature=2.0))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.core.test_engine import SHORT, noise
 from tests.core.tiny import tiny_checkpoint
 from wavllm_core.engine.api import Exchange, Heard, Sampling
 from wavllm_core.engine.core import Core, EngineLimits, rolling
+from wavllm_core.engine.load import Measure
 from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.engine.talk import Kind, Piece, Talk
 from wavllm_core.engine.talks import MAX_PREFILL
@@ -131,12 +135,27 @@ def test_what_is_heard_is_read_while_it_is_spoken(bench: Bench) -> None:
     assert sum(bench.read[0]) < 20  # the past is there, the audio goes
 
 
+@given(values=st.lists(st.floats(0, 2)))
+def test_every_figure_falls_into_one_bucket(values: list[float]) -> None:
+    measure = Measure((0.1, 0.5, 1.0))
+    for value in values:
+        measure.add(value)
+    spread = measure.spread()
+    within = [sum(value <= bound for value in values) for bound in spread.bounds]
+    assert list(accumulate(spread.counts)) == [*within, len(values)]
+    assert spread.total == pytest.approx(sum(values))
+
+
 def test_waiting_is_measured(bench: Bench) -> None:
     for _ in range(20):
         bench.ask(bench.talk(), "reply", [*PAST, Exchange(text="one")], Sampling(1))
     bench.run(1_000)
     figures = bench.core.load()
     assert figures.queue_wait_ms > 10
+    waits, encoding, decoding, filled = figures.spreads.values()
+    assert sum(encoding.counts) == 0 < sum(decoding.counts) == sum(waits.counts) == sum(filled.counts)
+    assert waits.total > 0.01 * sum(waits.counts)
+    assert 0 < filled.total < sum(filled.counts)
     assert figures.conversations == figures.slots_held == 20
     assert 0 < figures.positions_filled < figures.positions
 

@@ -47,6 +47,7 @@ class Sampling:
     seed: int = 0
     top_p: float = 1.0  # tokens are drawn from the likeliest that have this share together
     stop: tuple[str, ...] = ()  # the reply ends before any of these
+    begins: str = ""  # words put into the model's mouth, behind which it goes on; they are not given back
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ class Core:
         since = self.hearings.step() if listens else self.talks.step()
         self.meter.queue_wait_s.add(max(0.0, began - since))
         (self.meter.encoder_step_s if listens else self.meter.decoder_step_s).add(self.clock() - began)
+        if not listens:
+            self.meter.kv_share.add(self.store.filled / (self.store.slots * self.store.positions))
         return True
 
     def load(self) -> Load:
@@ -133,4 +135,5 @@ class Core:
             speculations=self.speculation.begun,
             speculations_used=self.speculation.used,
             tokens_wasted=self.speculation.tokens_wasted,
+            spreads=meter.spreads(),
         )

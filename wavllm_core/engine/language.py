@@ -66,7 +66,8 @@ class Language:
 
         Raises InputError for what does not fit, CoreError on logits that are no numbers.
         """
-        gate, plan = self.gates.of(instruction), self.planner.plan(history, instruction, sampling.max_tokens)
+        gate = self.gates.of(instruction)
+        plan = self.planner.plan(history, instruction, sampling.max_tokens, sampling.begins)
         store = self.llama.new_store(1, len(plan.keys) + sampling.max_tokens)
         slot, chooser, spelling = store.acquire(), Chooser(sampling), Spelling(self.tokenizer, sampling.stop)
         row = Row(slot, plan.keys, plan.inputs(self.llama, 0, len(plan.keys)), gate)

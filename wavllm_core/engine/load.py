@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 SMOOTHING = 0.1  # weight of the newest figure in a running mean
+STEP_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How often a figure was how large, since the engine began."""
+
+    bounds: tuple[float, ...]  # up to which a bucket reaches, itself included
+    counts: tuple[int, ...]  # of each bucket; one more, for what is above all bounds
+    total: float  # of all figures
 
 
 @dataclass(frozen=True)
@@ -26,23 +39,49 @@ class Load:
     speculations: int
     speculations_used: int
     tokens_wasted: int  # decoded on speculation and never said
+    spreads: Mapping[str, Spread] = field(default_factory=dict)  # of figures that are one for each step
+
+    def numbers(self) -> dict[str, float]:
+        """All but the spreads."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "spreads"}
 
 
 @dataclass
-class Mean:
-    """A running mean that forgets."""
+class Measure:
+    """A figure that comes again and again: its running mean, which forgets, and its spread, which does not."""
 
+    bounds: tuple[float, ...]
     value: float = 0.0
+    _total: float = 0.0
+    _counts: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._counts = [0] * (len(self.bounds) + 1)
 
     def add(self, value: float) -> None:
         self.value += SMOOTHING * (value - self.value)
+        self._total += value
+        self._counts[bisect_left(self.bounds, value)] += 1
+
+    def spread(self) -> Spread:
+        return Spread(self.bounds, tuple(self._counts), self._total)
 
 
 @dataclass
 class Meter:
     """What the worker measures as it goes."""
 
-    queue_wait_s: Mean = field(default_factory=Mean)
-    encoder_step_s: Mean = field(default_factory=Mean)
-    decoder_step_s: Mean = field(default_factory=Mean)
+    queue_wait_s: Measure = field(default_factory=lambda: Measure(STEP_S))
+    encoder_step_s: Measure = field(default_factory=lambda: Measure(STEP_S))
+    decoder_step_s: Measure = field(default_factory=lambda: Measure(STEP_S))
+    kv_share: Measure = field(default_factory=lambda: Measure(SHARES))  # of positions filled, after a decoder step
     evictions: int = 0
+
+    def spreads(self) -> dict[str, Spread]:
+        """By name, with its unit."""
+        return {
+            "queue_wait_seconds": self.queue_wait_s.spread(),
+            "encoder_step_seconds": self.encoder_step_s.spread(),
+            "decoder_step_seconds": self.decoder_step_s.spread(),
+            "kv_used_ratio": self.kv_share.spread(),
+        }

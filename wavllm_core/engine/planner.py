@@ -96,9 +96,10 @@ class Planner:
     def __init__(self, prompts: Prompts, max_context: int) -> None:
         self.prompts, self.max_context = prompts, max_context
 
-    def plan(self, history: Sequence[Exchange], instruction: str, max_tokens: int) -> Plan:
+    def plan(self, history: Sequence[Exchange], instruction: str, max_tokens: int, begins: str = "") -> Plan:
         """What the last exchange is answered from; the oldest ones are left out whole when the context is full.
 
+        begins: the answer, up to where the model goes on
         Raises InputError when the last exchange alone does not fit.
         """
         last = history[-1]
@@ -107,11 +108,12 @@ class Planner:
         names: Sequence[int] = ()
         if last.heard:
             names = last.heard.vector_names or name_vectors(len(last.heard.speech_embeds))
-        own, most = self._own(turn, instruction, len(names)), self.max_context - max_tokens
+        begun = self.prompts.encode(begins) if begins else []
+        own, most = self._own(turn, instruction, len(names)) + len(begun), self.max_context - max_tokens
         if own > most:
             raise InputError(f"this turn needs {own} tokens; at most {most} are possible")
         prompt = self.prompts.build(self.recent(history[:-1], own + max_tokens), turn, instruction)
-        return Plan([*prompt.before, *names, *prompt.after], instruction, len(prompt.before), embeds)
+        return Plan([*prompt.before, *names, *prompt.after, *begun], instruction, len(prompt.before), embeds)
 
     def plan_listening(
         self, history: Sequence[Exchange], instruction: str, vectors: int = 0, max_tokens: int = 0

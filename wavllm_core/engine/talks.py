@@ -117,7 +117,7 @@ class Talks:
             if talk not in self.open:
                 raise InputError("the conversation is closed")
             gate = self.language.gates.of(instruction)
-            plan = self.language.planner.plan(history, instruction, sampling.max_tokens)
+            plan = self.language.planner.plan(history, instruction, sampling.max_tokens, sampling.begins)
         except (CoreError, ValueError, TypeError) as error:  # tokenizers: text that is no Unicode
             if sink:
                 sink(error if isinstance(error, CoreError) else InputError(f"the conversation cannot be read: {error}"))
@@ -139,7 +139,8 @@ class Talks:
         if talk.answers or talk not in self.open:
             return
         if not self.speculation.permits(talk.tried, 1000 * self.meter.queue_wait_s.value):
-            self._want(talk, lambda: self.language.planner.plan(history, instruction, sampling.max_tokens))
+            most, begins = sampling.max_tokens, sampling.begins
+            self._want(talk, lambda: self.language.planner.plan(history, instruction, most, begins))
         elif self.ask(talk, "speculation", instruction, history, sampling, None):
             talk.tried += 1
             self.speculation.begun += 1
