@@ -24,7 +24,7 @@ from agent.sessions.generation import SpokenPiece
 from agent.sessions.names import Names
 from agent.sessions.transcripts import TranscriptEnded, TranscriptPiece
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAX_RECORDING_BYTES: Final = 512 * 2**20  # about two hours of speech; what follows is left out, and that is noted
 
 log = logging.getLogger(__name__)
