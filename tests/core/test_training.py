@@ -125,7 +125,7 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
 def test_every_recipe_of_the_project_is_readable() -> None:
     recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("[0-9]*.yaml"))
     assert [load_recipe(path, Recipe).out.name for path in recipes] == [path.stem for path in recipes]
-    assert len(recipes) == 18
+    assert len(recipes) == 21
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
@@ -262,6 +262,28 @@ def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch
     resumed.run()
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
+
+
+def test_the_language_model_learns_to_copy_without_its_adapters(tmp_path: Path) -> None:
+    trainer = Trainer(load_recipe(write_recipe(tmp_path, adapters=False, gate=False, copies=1.0, sources={}), Recipe))
+    before = {name: value.clone() for name, value in trainer.model.llm.state_dict().items()}
+    trainer.run()
+    changed = {name for name, value in trainer.model.llm.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any("lora" in name for name in changed)
+
+
+def test_copies_are_tokens_at_random_and_nothing_else(orders: tuple[Corpus, PromptTemplate]) -> None:
+    corpus, template = orders
+    maker = ExampleMaker(corpus, template, Augmentation(), seed=0, copies=1.0)
+    batch = maker.text_batch(20)
+    lengths = {sum(wanted) - 1 for wanted in batch.wanted}  # without the end
+    assert len(lengths) == 1 and 2 <= lengths.pop() <= 24
+    assert len({tuple(row) for row in batch.instructions}) == 1
+    said = [row[-sum(wanted) : -1] for row, wanted in zip(batch.after, batch.wanted, strict=True)]
+    assert len({tuple(row) for row in said}) == 20
+    heard = [set(row) for row in batch.before]
+    kept = sum(set(tokens) <= there for tokens, there in zip(said, heard, strict=True))
+    assert kept > 10  # what was said was heard, but for a token here and there
 
 
 def test_dropout_changes_what_is_learned_from_and_nothing_else(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ class ExampleMaker:
         none = torch.zeros(rows, dtype=torch.long)
         batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
         if copies or orders:  # or neither, for all, so that lengths stay alike
-            tokens = self.rng.randint(2, 12)
+            tokens = self.rng.randint(2, 24)
             for _ in range(rows):
                 self.add_copy(batch, tokens) if copies else self.add_order(batch, task)
             return batch
