@@ -18,9 +18,10 @@ from wavllm_core.train.augment import (
     rooms,
     silenced,
     telephone,
+    throat,
 )
 
-ALL = Augmentation(noise=1.0, room=1.0, codec=1.0, gaps=1.0, speed=(0.9, 1.1))
+ALL = Augmentation(noise=1.0, room=1.0, codec=1.0, gaps=1.0, speed=(0.9, 1.1), formants=(0.9, 1.1))
 
 
 def tone(hertz: float, seconds: float = 1.0) -> Waveform:
@@ -50,6 +51,22 @@ def test_twice_as_fast_is_an_octave_higher() -> None:
     quick = faster(tone(500), 2.0)
     assert len(quick) == SAMPLE_RATE // 2
     assert np.abs(np.fft.rfft(quick)).argmax() * SAMPLE_RATE / len(quick) == pytest.approx(1000, abs=3)
+
+
+def test_another_throat_moves_formants_and_keeps_pitch_and_pace() -> None:
+    pulses = np.zeros(SAMPLE_RATE, np.float32)
+    pulses[::128] = 0.1  # a voice of 125 Hz
+    vowel = np.zeros_like(pulses)
+    for i, pulse in enumerate(pulses):  # with a formant at 1500 Hz
+        vowel[i] = pulse + 2 * 0.95 * np.cos(2 * np.pi * 1500 / SAMPLE_RATE) * vowel[i - 1] - 0.95**2 * vowel[i - 2]
+    assert throat(vowel, 1.0) == pytest.approx(vowel, abs=1e-5)
+    for factor in (0.8, 1.2):
+        bent = throat(vowel, factor)
+        harmonics = np.abs(np.fft.rfft(bent))[::125]
+        assert harmonics.argmax() * 125 == pytest.approx(1500 * factor, abs=130)
+        between = np.abs(np.fft.rfft(bent))[62::125]
+        assert harmonics.max() > 30 * between.max()  # the pitch is where it was
+        assert len(bent) == len(vowel)
 
 
 def test_a_room_starts_with_the_direct_sound_and_fades_by_its_reverberation_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -124,7 +125,7 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
 def test_every_recipe_of_the_project_is_readable() -> None:
     recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("[0-9]*.yaml"))
     assert [load_recipe(path, Recipe).out.name for path in recipes] == [path.stem for path in recipes]
-    assert len(recipes) == 18
+    assert len(recipes) == 21
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
@@ -243,9 +244,9 @@ def test_what_a_run_cannot_start_from_is_named(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Trainer(load_recipe(write_recipe(tmp_path / "whole", steps=6, save_every=3), Recipe))
+    whole = Trainer(load_recipe(write_recipe(tmp_path / "whole", steps=6, save_every=3, dropout=0.2), Recipe))
     whole.run()
-    path = write_recipe(tmp_path / "killed", steps=6, save_every=3)
+    path = write_recipe(tmp_path / "killed", steps=6, save_every=3, dropout=0.2)
     killed = Trainer(load_recipe(path, Recipe))
     save_once = killed.save
 
@@ -261,6 +262,36 @@ def test_a_killed_run_ends_where_it_would_have_ended(tmp_path: Path, monkeypatch
     resumed.run()
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
+
+
+def test_the_language_model_learns_to_copy_without_its_adapters(tmp_path: Path) -> None:
+    trainer = Trainer(load_recipe(write_recipe(tmp_path, adapters=False, gate=False, copies=1.0, sources={}), Recipe))
+    before = {name: value.clone() for name, value in trainer.model.llm.state_dict().items()}
+    trainer.run()
+    changed = {name for name, value in trainer.model.llm.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not any("lora" in name for name in changed)
+
+
+def test_copies_are_tokens_at_random_and_nothing_else(orders: tuple[Corpus, PromptTemplate]) -> None:
+    corpus, template = orders
+    maker = ExampleMaker(corpus, template, Augmentation(), seed=0, copies=1.0)
+    batch = maker.text_batch(20)
+    lengths = {sum(wanted) - 1 for wanted in batch.wanted}  # without the end
+    assert len(lengths) == 1 and 2 <= lengths.pop() <= 24
+    assert len({tuple(row) for row in batch.instructions}) == 1
+    said = [row[-sum(wanted) : -1] for row, wanted in zip(batch.after, batch.wanted, strict=True)]
+    assert len({tuple(row) for row in said}) == 20
+    heard = [set(row) for row in batch.before]
+    kept = sum(set(tokens) <= there for tokens, there in zip(said, heard, strict=True))
+    assert kept > 10  # what was said was heard, but for a token here and there
+
+
+def test_dropout_changes_what_is_learned_from_and_nothing_else(tmp_path: Path) -> None:
+    trainer = Trainer(load_recipe(write_recipe(tmp_path, dropout=0.5), Recipe))
+    frames = torch.randn(1, trainer.model.config.semantic.mels, 32)
+    assert not torch.equal(trainer.model.semantic(frames), trainer.model.semantic(frames))
+    trainer.model.eval()
+    assert torch.equal(trainer.model.semantic(frames), trainer.model.semantic(frames))
 
 
 @pytest.mark.needs("espeak-ng")
@@ -305,10 +336,21 @@ def test_tokens_as_if_heard_hold_the_words_in_their_order(tmp_path: Path) -> Non
     assert template.tokenizer.decode(words) == " three times a mocha"
     kept = 0
     for _ in range(50):
-        heard = [token for token in maker.as_if_heard("three times a mocha") if token != template.blank_id]
+        heard = [token for token in maker.as_if_heard(words) if token != template.blank_id]
         places = iter(heard)
         kept += all(token in places for token in words)  # a subsequence
     assert 25 < kept < 50  # most of the time all of them, not always
+
+
+def test_equal_tokens_as_if_heard_stay_two_after_collapsing(tmp_path: Path) -> None:
+    Corpus.write(tmp_path / "corpus", read_pack(write_pack(tmp_path / "pack.tar")))
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    maker = ExampleMaker(Corpus(tmp_path / "corpus"), template, Augmentation(), seed=0)
+    token = template.blank_id - 1
+    heard = [
+        [one for one, _ in itertools.groupby(maker.as_if_heard([token, token])) if one == token] for _ in range(100)
+    ]
+    assert heard.count([token, token]) > 85  # the others lost one, or heard another
 
 
 def test_rows_with_the_same_instruction_share_a_gate() -> None:

@@ -20,6 +20,8 @@ ROOM_SECONDS = 0.35  # kept of an impulse response
 TELEPHONE_HZ = (300.0, 3400.0)
 MU = 255  # of the law by which G.711 spaces its 256 steps
 GAP_SECONDS = (0.03, 0.12)
+FRAME, FRAME_HOP = 512, 128  # samples of the frames whose spectra are bent
+ENVELOPE_BINS = 9  # over which harmonics are smoothed away
 BAND_MELS = (60.0, 260.0)  # width of a band that is taken out
 Waveform = npt.NDArray[np.float32]  # (samples,) in [-1, 1]
 
@@ -33,6 +35,7 @@ class Augmentation:
     babble: float = 0.0  # share of the noises that are other people, talking
     gain_db: tuple[float, float] = (-6.0, 6.0)
     speed: tuple[float, float] = (1.0, 1.0)
+    formants: tuple[float, float] = (1.0, 1.0)  # factor of their frequencies, another throat at the same pitch
     voice_speeds: tuple[float, ...] = (1.0,)  # on top of `speed`; each makes another speaker of everybody
     room: float = 0.0  # share of clips that are heard across a simulated room
     codec: float = 0.0  # share of clips that went through a telephone line
@@ -50,6 +53,8 @@ def augmented(
     """A clip as another microphone might have had it; `background` gives so many samples of noise, or is None."""
     if (speed := rng.uniform(*how.speed)) != 1.0:
         waveform = faster(waveform, speed)
+    if (factor := rng.uniform(*how.formants)) != 1.0:
+        waveform = throat(waveform, factor)
     room = rooms()[rng.integers(ROOMS)] if rng.random() < how.room else None
     gaps = rng.random() < how.gaps
     if room is not None or gaps:
@@ -69,6 +74,37 @@ def augmented(
 def faster(waveform: Waveform, speed: float) -> Waveform:
     """Played at another speed, pitch and all; linear between samples."""
     return np.interp(np.arange(0, len(waveform) - 1, speed), np.arange(len(waveform)), waveform).astype(np.float32)
+
+
+def throat(waveform: Waveform, factor: float) -> Waveform:
+    """With formants `factor` times as high, at the same pitch and pace, as by a longer or shorter vocal tract.
+
+    The spectral envelope of each frame is bent, below about 6 kHz in proportion (VTLP: Jaitly and Hinton, 2013).
+    """
+    padded = np.pad(waveform, (FRAME, FRAME + -len(waveform) % FRAME_HOP))
+    window = np.hanning(FRAME + 1)[:FRAME].astype(np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::FRAME_HOP] * window
+    spectra = np.fft.rfft(frames).astype(np.complex64)
+    envelope = np.log(_smooth(np.abs(spectra)) + np.float32(1e-5))
+    bins = spectra.shape[1] - 1
+    knee = 0.75 * bins * min(1.0, factor)
+    source = np.interp(np.arange(bins + 1), [0, knee, bins], [0, knee / factor, bins])
+    below = np.minimum(source.astype(int), bins - 1)
+    part = (source - below).astype(np.float32)
+    bent = envelope[:, below] * (1 - part) + envelope[:, below + 1] * part
+    frames = np.fft.irfft(spectra * np.exp(bent - envelope)).astype(np.float32) * window
+    overlaps = FRAME // FRAME_HOP
+    summed = np.zeros((len(frames) + overlaps - 1, FRAME_HOP), np.float32)
+    for i in range(overlaps):
+        summed[i : i + len(frames)] += frames[:, i * FRAME_HOP : (i + 1) * FRAME_HOP]
+    return summed.ravel()[FRAME : FRAME + len(waveform)] / np.float32(1.5)  # squared Hann windows, four deep
+
+
+def _smooth(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Each row's running mean over ENVELOPE_BINS."""
+    half = ENVELOPE_BINS // 2
+    sums = np.cumsum(np.pad(rows, ((0, 0), (half + 1, half)), mode="edge"), axis=1)
+    return (sums[:, ENVELOPE_BINS:] - sums[:, :-ENVELOPE_BINS]) / np.float32(ENVELOPE_BINS)
 
 
 def mix(speech: Waveform, noise: Waveform, snr_db: float) -> Waveform:

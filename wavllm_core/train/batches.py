@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
+from wavllm_core.prompt import EOS, SPECIAL_TOKENS, TRANSCRIBE, PromptTemplate, Turn
 from wavllm_core.train.augment import Augmentation, Waveform, augmented, faster
 from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus, for_training
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
@@ -19,6 +19,7 @@ from wavllm_core.train.orders import random_order, random_spoken_form
 
 TYPED_SHARE = 0.3  # of rows of conversations without audio, where a manifest has such
 ORDERS_SHARE = 0.5  # of steps whose rows without audio are orders as if heard, and no conversations
+PACES = (0.6, 0.6, 1.0, 4.0)  # tokens a blank, of those who are heard
 TALKERS = ("so762", "librispeech", "s2i")  # whose speech is background to others
 IGNORED = -100  # a label that the loss leaves out
 
@@ -53,9 +54,14 @@ class ExampleMaker:
         augmentation: Augmentation,
         seed: int,
         lessons: Mapping[Kind, float] | None = None,
+        copies: float = 0.0,
     ) -> None:
-        """`lessons` is the share of batches whose orders come with an instruction, for each kind in `lessons.py`."""
+        """`lessons` is the share of batches whose orders come with an instruction, for each kind in `lessons.py`.
+
+        `copies` is the share of batches without audio that hold words at random.
+        """
         self.corpus, self.template, self.augmentation, self.lessons = corpus, template, augmentation, lessons or {}
+        self.copies = copies
         self.rng = random.Random(seed)
         self.sound_rng = np.random.default_rng(seed)
         self.symbol_ids = corpus.symbol_ids
@@ -64,6 +70,8 @@ class ExampleMaker:
         self.noises, self.talkers = corpus.where("train", "noise"), corpus.where("train", *TALKERS)
         self.typed = [c for i in corpus.where("train") if (c := corpus.clips[i]).answer and not corpus.seconds(i)]
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
+        special = {template.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+        self.plain_ids = sorted(set(template.tokenizer.get_vocab().values()) - special)
         self.writer = Writer(self.rng, chatter or ["what is the weather"])
 
     def reseed(self, seed: int) -> None:
@@ -176,11 +184,13 @@ class ExampleMaker:
         """A transcript in tokens; every word begins with its space, as in the middle of a line."""
         return self.template.encode(f" {text}") if text else []
 
-    def as_if_heard(self, text: str) -> list[int]:
-        """Tokens in the way that audio vectors bring them: with blanks between, some twice, some wrong."""
+    def as_if_heard(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens of words in the way that audio vectors bring them: with blanks between, some twice, some wrong."""
         heard: list[int] = []
-        for token in self.words(text):
-            heard += [self.template.blank_id] * min(6, int(self.rng.expovariate(0.6)))
+        pace = self.rng.choice(PACES)
+        for token in tokens:
+            blanks = max(min(6, int(self.rng.expovariate(pace))), heard[-1:] == [token])  # CTC keeps equal ones apart
+            heard += [self.template.blank_id] * blanks
             if (fate := self.rng.random()) < 0.98:
                 heard += [token] * (1 if fate < 0.7 else 2)
             elif fate < 0.99:
@@ -188,10 +198,20 @@ class ExampleMaker:
         return heard + [self.template.blank_id] * self.rng.randint(0, 6)
 
     def add_prompt(
-        self, batch: Batch, history: list[Turn], turn: Turn, instruction: str, reply: str, heard: Sequence[int] = ()
+        self,
+        batch: Batch,
+        history: list[Turn],
+        turn: Turn,
+        instruction: str,
+        reply: str | list[int],
+        heard: Sequence[int] = (),
     ) -> None:
-        """One row of token ids; `heard` stands in for audio. Replies in the history are practised as well."""
-        prompt, target = self.template.build(history, turn, instruction), self.template.target(reply)
+        """One row of token ids; a reply may be tokens already, and `heard` stands in for audio.
+
+        Replies in the history are practised as well.
+        """
+        prompt = self.template.build(history, turn, instruction)
+        target = self.template.target(reply) if isinstance(reply, str) else [*reply, *self.template.encode(EOS)]
         batch.before.append([*prompt.before, *heard])
         batch.after.append(prompt.after + target)
         past = self.template.replies(prompt.before, [bool(old.text) for old in history])
@@ -200,15 +220,16 @@ class ExampleMaker:
 
     def text_batch(self, rows: int) -> Batch:
         """Conversations without audio: the last turn typed, or in tokens as if it had been heard."""
-        orders, task = self.rng.random() < ORDERS_SHARE, self.task()  # for all, so that lengths stay alike
-        if orders and task in ("ii", "cot"):
+        copies, orders, task = self.rng.random() < self.copies, self.rng.random() < ORDERS_SHARE, self.task()
+        if orders and task in ("ii", "cot") and not copies:
             rows //= 2  # twice as long
         empty = torch.zeros(rows, 0)
         none = torch.zeros(rows, dtype=torch.long)
         batch = Batch(empty, none, empty.long(), none, empty.long(), none, none - 1)
-        if orders:
+        if copies or orders:  # or neither, for all, so that lengths stay alike
+            tokens = self.rng.randint(2, 24)
             for _ in range(rows):
-                self.add_order(batch, task)
+                self.add_copy(batch, tokens) if copies else self.add_order(batch, task)
             return batch
         past_turns = self.rng.choice((1, 1, 2, 3, 4, 5))  # for all, so that lengths stay alike
         for _ in range(rows):
@@ -219,25 +240,32 @@ class ExampleMaker:
             scene, speakers, kind = Scene(), self.rng.choice((0, 0, 1, 2, 3)), self.rng.random()
             if kind < 0.06:
                 text = self.writer.event(scene).text
-                self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", self.as_if_heard(text))
+                self.add_prompt(
+                    batch, [], Turn(spoken=True), TRANSCRIBE, f" {text}", self.as_if_heard(self.words(text))
+                )
                 continue
             curious = self.rng.random() < 0.75
             history = self.writer.history(scene, past_turns, speakers, curious)
             event = self.writer.question(scene) if curious else self.writer.event(scene)
             speaker = self.writer.speaker(speakers)
             if kind < 0.45:
-                turn, heard = Turn(spoken=True, speaker=speaker), self.as_if_heard(event.text)
+                turn, heard = Turn(spoken=True, speaker=speaker), self.as_if_heard(self.words(event.text))
             else:
                 speaker = speaker if kind < 0.75 else None  # who types is not always known
                 turn, heard = Turn(text=event.text, speaker=speaker), []
             self.add_prompt(batch, history, turn, "", scene.reply(event, speaker), heard)
         return batch
 
+    def add_copy(self, batch: Batch, tokens: int) -> None:
+        """So many tokens at random, as if heard, to be written down: nothing but listening helps."""
+        said = self.rng.choices(self.plain_ids, k=tokens)
+        self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, said, self.as_if_heard(said))
+
     def add_order(self, batch: Batch, task: Kind | None) -> None:
         """An order as if heard, to be repeated, written down, or asked about; often one of many words."""
-        order = max((random_order(self.rng) for _ in range(self.rng.randint(1, 2))), key=lambda one: len(one.slots()))
+        order = max((random_order(self.rng) for _ in range(self.rng.randint(1, 4))), key=lambda one: len(one.slots()))
         words = random_spoken_form(order, self.rng)
-        heard = self.as_if_heard(words)
+        heard = self.as_if_heard(self.words(words))
         if task:
             learned = lesson(task, order, words, self.rng)
             self.add_prompt(batch, [], Turn(spoken=True), learned.instruction, learned.answer, heard)

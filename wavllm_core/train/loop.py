@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wavllm_core.acoustic import init_as_filterbank
@@ -49,13 +49,21 @@ class Trainer:
         config = RollingConfig.from_json(recipe.model)
         self.corpus = Corpus(recipe.corpus)
         template = PromptTemplate(load_tokenizer(recipe.tokenizer), config.system_prompt)
-        self.maker = ExampleMaker(self.corpus, template, recipe.augmentation, self.data_seed(0), recipe.lessons)
+        self.maker = ExampleMaker(
+            self.corpus, template, recipe.augmentation, self.data_seed(0), recipe.lessons, recipe.copies
+        )
         self.model = RollingWavLLM(config)
         init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
         self.heads = Heads(self.model, len(self.maker.symbol_ids), self.maker.speakers)
         self.start_from(recipe)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(not name.startswith(recipe.frozen) if recipe.frozen else True)
+        if not recipe.adapters:
+            self.model.llm.base_model.disable_adapter_layers()
+        if recipe.compiled:
+            self.model.llm.get_base_model().model.compile(dynamic=True)
+        if recipe.dropout:
+            forget(self.model.semantic, recipe.dropout)
         self.optimizer = torch.optim.AdamW(self.groups(), lr=0.0, betas=(0.9, 0.98))
         self.step = 0
         self.resume()
@@ -234,6 +242,7 @@ class Trainer:
             lr = learning_rate(self.step, recipe.peak_lr, recipe.warmup_steps, recipe.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            torch.manual_seed(self.data_seed(self.step))  # what dropout draws from
             loss, parts = self.loss(audio, text)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -259,6 +268,17 @@ class Trainer:
             return {}
         gates = self.model.gate_for([self.maker.template.gate_ids(text) for text in (TRANSCRIBE, "")])
         return gate_statistics(gates, self.model.config.lora.gate_max)
+
+
+def forget(encoder: nn.Module, rate: float) -> None:
+    """Dropout on what each attention and feed-forward adds, while training."""
+
+    def dropped(module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return F.dropout(output, rate, module.training)
+
+    for name, module in encoder.named_modules():
+        if name.endswith(("out_proj", "fc2")):
+            module.register_forward_hook(dropped)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -43,15 +43,19 @@ class Recipe:
     init_only: tuple[tuple[str, ...], ...] = ()  # for each of them, the parameter prefixes that are taken
     frozen: tuple[str, ...] = ()  # parameter prefixes that stay as they are
     gate: bool = False  # whether the prompt-aware gate is on
+    adapters: bool = True  # LoRA; without, the language model alone learns
+    compiled: bool = False  # the language model, by torch.compile: a minute before the first step, quicker from then on
     warmup_steps: int = 300
     speaker_margin: float = 0.2  # radians
     margin_steps: int = 0  # over which it grows from 0
     batch_seconds: float = 60.0
     max_seconds: float = 15.0
     text_rows: int = 0  # typed conversations, or orders as if heard, in each step
+    copies: float = 0.0  # share of those steps that hold words at random, as if heard, to be written down
     lessons: dict[Kind, float] = field(default_factory=dict)  # share of batches with it
     sources: dict[str, float] = field(default_factory=dict)  # how often a clip of each source is drawn
     augmentation: Augmentation = field(default_factory=Augmentation)
+    dropout: float = 0.0  # in the semantic encoder
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, quicker where the processor has it (AMX)
