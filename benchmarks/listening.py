@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from _report import announce, machine, parser, save, table
 
-from wavllm_core.checkpoint import load_tokenizer
+from wavllm_core.checkpoint import TIED_HEAD, load_tokenizer
 from wavllm_core.config import RollingConfig
 from wavllm_core.evaluate.history import Question, questions
 from wavllm_core.lora import gated
@@ -154,7 +154,9 @@ def main() -> None:
     figures: dict[str, list[float]] = {}
     for path in given.checkpoint:
         model = RollingWavLLM(config).eval()
-        model.load_state_dict(read_weights(path)[0])
+        missing, unexpected = model.load_state_dict(read_weights(path)[0], strict=False)
+        if unexpected or set(missing) - {TIED_HEAD}:
+            raise SystemExit(f"{path}: does not fit {given.model}")
         if given.no_adapters:
             model.llm.base_model.disable_adapter_layers()
         for name, rows in abilities(given.rows).items():
