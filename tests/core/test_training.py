@@ -272,6 +272,11 @@ def test_the_language_model_learns_to_copy_without_its_adapters(tmp_path: Path) 
     assert changed and not any("lora" in name for name in changed)
 
 
+def test_a_gate_without_adapters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gate: it scales adapters"):
+        Trainer(load_recipe(write_recipe(tmp_path, adapters=False, gate=True), Recipe))
+
+
 def test_copies_are_tokens_at_random_and_nothing_else(orders: tuple[Corpus, PromptTemplate]) -> None:
     corpus, template = orders
     maker = ExampleMaker(corpus, template, Augmentation(), seed=0, copies=1.0)

@@ -42,6 +42,9 @@ class Trainer:
     """Everything that one run holds."""
 
     def __init__(self, recipe: Recipe) -> None:
+        """Raises InputError for parts that do not fit together."""
+        if recipe.gate and not recipe.adapters:
+            raise InputError("gate: it scales adapters, which `adapters: false` turns off")
         torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
