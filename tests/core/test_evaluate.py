@@ -59,6 +59,12 @@ def test_figures_and_baselines_count_what_was_said() -> None:
     assert "| digits, transcribed | 66.7 |" in markdown(figures, floor, "title")
 
 
+def test_words_heard_in_noise_alone_are_wrong() -> None:
+    clip = Clip("", "noise", "dev")
+    answers = Answers(said={"noise": [(clip, "", ""), (clip, " a latte", ""), (clip, " .", "")]})
+    assert score(answers)["noise alone, no words heard"] == Share(2, 3)
+
+
 def test_orders_in_noise_are_counted_by_ratio_and_by_kind() -> None:
     answers = Answers()
     answers.noisy_orders = [(6, "kitchen", False), (6, "other", True), (24, "kitchen", True), (24, "other", True)]

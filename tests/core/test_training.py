@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.core.tiny import tiny_config, tiny_model, write_tokenizer
 from wavllm_core.checkpoint import load_tokenizer, save
 from wavllm_core.errors import CheckpointError, InputError
-from wavllm_core.prompt import PromptTemplate, Turn
+from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
 from wavllm_core.speech import Encoded
 from wavllm_core.train import synthesis
 from wavllm_core.train.augment import Augmentation
@@ -375,6 +375,29 @@ def test_word_loss_falls_when_vectors_resemble_the_words(tmp_path: Path) -> None
         return word_loss(heads, model, replace(encoded, vectors=torch.tensor([len(ids)])), batch, blank_id=4).item()
 
     assert loss([4, 20, 4, 30, 4]) < 0.1 < loss([4, 20, 4, 31, 4]) < loss([4, 4, 4, 4, 4])
+    batch = replace(batch, words=words[:, :0], word_lengths=none)  # nothing is said
+    assert loss([4, 4, 4, 4, 4]) < 0.1 < loss([4, 4, 20, 4, 4])
+    batch = replace(batch, word_lengths=none - 1)  # who knows
+    assert loss([4, 4, 20, 4, 4]) == 0
+
+
+def test_noise_teaches_to_hear_no_words_and_to_say_nothing(orders: tuple[Corpus, PromptTemplate]) -> None:
+    corpus, template = orders
+    maker = ExampleMaker(corpus, template, Augmentation(), seed=0)
+    batches = [maker.batch([0, 2], with_prompts=True) for _ in range(20)]
+    assert all(batch.word_lengths[0] > 0 and batch.word_lengths[1] == 0 for batch in batches)
+    said = {tuple(batch.after[1][batch.wanted[1].index(True) - len(batch.before[1]) :]) for batch in batches}
+    assert said == {tuple(template.target(""))}  # the end, at once
+    asked = {tuple(batch.instructions[1]) for batch in batches}
+    assert asked == {tuple(template.gate_ids(instruction)) for instruction in (TRANSCRIBE, "")}
+
+
+def test_what_is_said_in_a_clip_without_transcript_is_not_known(tmp_path: Path) -> None:
+    clips = [(Clip("", "librispeech", "train", speaker="a"), np.ones(8_000, np.int16))]
+    Corpus.write(tmp_path / "corpus", clips)
+    template = PromptTemplate(load_tokenizer(write_tokenizer(tmp_path / "tokenizer.json")))
+    batch = ExampleMaker(Corpus(tmp_path / "corpus"), template, Augmentation(), seed=0).batch([0], with_prompts=True)
+    assert batch.word_lengths.tolist() == batch.phoneme_lengths.tolist() == [-1]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from wavllm_core.evaluate.listener import Listener
 from wavllm_core.evaluate.metrics import normalise, share, word_error_rate
 from wavllm_core.evaluate.voices import Voices, has_pairs, voice_error
 from wavllm_core.prompt import TRANSCRIBE
-from wavllm_core.train.batches import event_of
+from wavllm_core.train.batches import NOISE, event_of, known
 from wavllm_core.train.corpus import Clip, Pcm, for_evaluation, read_pack, speech_span
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
@@ -52,7 +52,7 @@ def collect(
     """Put every clip of the split to the model; at most `limit` of each source."""
     answers, rng, noises = Answers(), random.Random(SEED), read_noises(pack)
     noise_rng, lesson_rng = random.Random(SEED), random.Random(SEED)
-    for clip, pcm in read_pack(pack, lambda clip: clip.split == split and clip.source != "noise"):
+    for clip, pcm in read_pack(pack, lambda clip: clip.split == split):
         rows = answers.said.setdefault(clip.source, [])
         if limit is not None and len(rows) >= limit:
             continue
@@ -62,7 +62,7 @@ def collect(
             if noises:
                 noisy = add_noise(pcm, noises, noise_rng.choice(list(noises)), noise_rng.choice(SNRS_DB), noise_rng)
                 answers.noisy_voices.append((clip.speaker, listener.voice(noisy)))
-        transcript = listener.ask(heard, TRANSCRIBE) if clip.text else ""
+        transcript = listener.ask(heard, TRANSCRIBE) if known(clip) else ""
         rows.append((clip, transcript, listener.ask(heard)))
         if clip.source == "fsdd":
             answers.counted.append(count_after_order(listener, heard, clip, rng))
@@ -85,7 +85,7 @@ def collect(
 def read_noises(pack: Path) -> Noises:
     """What training has not heard: the dev split's noises, and the last third of the kitchen."""
     noises: Noises = {}
-    for clip, pcm in read_pack(pack, lambda clip: clip.source == "noise"):
+    for clip, pcm in read_pack(pack, lambda clip: clip.source == NOISE):
         if clip.label == "kitchen":
             noises["kitchen"] = [for_evaluation(pcm)]
         elif clip.split == "dev":
@@ -135,6 +135,7 @@ def score(answers: Answers) -> dict[str, object]:
             given is not None and getattr(wanted, slot) == getattr(given, slot) for wanted, given in orders
         )
     figures |= noise_figures(answers)
+    figures["noise alone, no words heard"] = share(not normalise(said) for _, said, _ in answers.said.get(NOISE, []))
     figures |= instructed.instructed_figures(answers.instructed)
     read = answers.said.get("so762", [])
     if read:

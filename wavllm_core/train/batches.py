@@ -21,6 +21,7 @@ TYPED_SHARE = 0.3  # of rows of conversations without audio, where a manifest ha
 ORDERS_SHARE = 0.5  # of steps whose rows without audio are orders as if heard, and no conversations
 PACES = (0.6, 0.6, 1.0, 4.0)  # tokens a blank, of those who are heard
 TALKERS = ("so762", "librispeech", "s2i")  # whose speech is background to others
+NOISE = "noise"  # the source of clips in which nobody says anything
 IGNORED = -100  # a label that the loss leaves out
 
 
@@ -31,9 +32,9 @@ class Batch:
     waveform: Tensor  # (batch, samples); (batch, 0) for text alone
     samples: Tensor  # (batch,)
     phonemes: Tensor  # (batch, longest), 0 is the CTC blank
-    phoneme_lengths: Tensor  # (batch,), 0 where there is no transcript
+    phoneme_lengths: Tensor  # (batch,), -1 where it is not known what was said
     words: Tensor  # (batch, longest) the transcript in tokens of the language model
-    word_lengths: Tensor  # (batch,), 0 where there is no transcript
+    word_lengths: Tensor  # (batch,), -1 where it is not known what was said
     speakers: Tensor  # (batch,), -1 where unknown
     before: list[list[int]] = field(default_factory=list)  # token ids before the audio
     after: list[list[int]] = field(default_factory=list)  # and after it, the reply included
@@ -67,7 +68,7 @@ class ExampleMaker:
         self.symbol_ids = corpus.symbol_ids
         speakers = sorted({clip.speaker for clip in corpus.clips if clip.split == "train" and clip.speaker})
         self.speaker_ids = {name: i for i, name in enumerate(speakers)}
-        self.noises, self.talkers = corpus.where("train", "noise"), corpus.where("train", *TALKERS)
+        self.noises, self.talkers = corpus.where("train", NOISE), corpus.where("train", *TALKERS)
         self.typed = [c for i in corpus.where("train") if (c := corpus.clips[i]).answer and not corpus.seconds(i)]
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
         special = {template.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
@@ -143,9 +144,9 @@ class ExampleMaker:
             padded,
             samples,
             torch.nn.utils.rnn.pad_sequence(spelled, batch_first=True),
-            torch.tensor([len(row) for row in spelled]),
+            torch.tensor([len(row) if known(clip) else -1 for clip, row in zip(clips, spelled, strict=True)]),
             torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
-            torch.tensor([len(row) for row in words]),
+            torch.tensor([len(row) if known(clip) else -1 for clip, row in zip(clips, words, strict=True)]),
             torch.tensor([self.speaker_id(clip, k) for clip, k in zip(clips, speeds, strict=True)]),
         )
         if with_prompts:
@@ -160,9 +161,12 @@ class ExampleMaker:
         return self.rng.choices([None, *self.lessons], [1 - sum(shares), *shares])[0]
 
     def add_task(self, batch: Batch, clip: Clip, past_turns: int, task: Kind | None) -> None:
-        """A transcription, or the assistant's answer after so many earlier turns."""
+        """A transcription, or the assistant's answer after so many earlier turns; to noise it says nothing."""
         if clip.answer:
             self.add_prompt(batch, [], Turn(spoken=True), clip.prompt, clip.answer)
+            return
+        if clip.source == NOISE:
+            self.add_prompt(batch, [], Turn(spoken=True), self.rng.choice((TRANSCRIBE, "")), "")
             return
         if task and clip.order and clip.text:
             learned = lesson(task, clip.order, clip.text, self.rng)
@@ -287,6 +291,11 @@ def cut(waveform: Waveform, span: tuple[int, int], lead: int, tail: int) -> Wave
 def is_chatter(clip: Clip) -> bool:
     """Whether a clip holds a sentence that is none of the assistant's business."""
     return clip.source in ("so762", "espeak_sentence") and bool(clip.text)
+
+
+def known(clip: Clip) -> bool:
+    """Whether it is known what is said in a clip, be it nothing."""
+    return bool(clip.text) or clip.source == NOISE
 
 
 def event_of(clip: Clip) -> Event:

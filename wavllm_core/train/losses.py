@@ -29,8 +29,8 @@ class Heads(nn.Module):
 
 
 def ctc_loss(heads: Heads, encoded: Encoded, batch: Batch, frames_per_vector: int) -> Tensor:
-    """Mean over the rows with a transcript of the loss per phoneme."""
-    rows = (batch.phoneme_lengths > 0).nonzero().squeeze(1)
+    """Mean over the rows of which it is known what was said of the loss per phoneme; per row where that is nothing."""
+    rows = (batch.phoneme_lengths >= 0).nonzero().squeeze(1)
     if not len(rows) or encoded.vectors is None:
         return encoded.speech_embeds.new_zeros(())
     log_probs = heads.phonemes(encoded.semantic_frames[rows]).log_softmax(-1).transpose(0, 1)
@@ -42,7 +42,7 @@ def ctc_loss(heads: Heads, encoded: Encoded, batch: Batch, frames_per_vector: in
         reduction="none",
         zero_infinity=True,
     )
-    return (losses / batch.phoneme_lengths[rows]).mean()
+    return (losses / batch.phoneme_lengths[rows].clamp(min=1)).mean()
 
 
 def word_loss(heads: Heads, model: RollingWavLLM, encoded: Encoded, batch: Batch, blank_id: int) -> Tensor:
@@ -51,7 +51,7 @@ def word_loss(heads: Heads, model: RollingWavLLM, encoded: Encoded, batch: Batch
     It draws the vectors towards the embeddings of the words that were said, where the language model, which
     has learned its trade on text, understands them; without it, it goes on for long without listening.
     """
-    rows = (batch.word_lengths > 0).nonzero().squeeze(1)
+    rows = (batch.word_lengths >= 0).nonzero().squeeze(1)
     if not len(rows) or encoded.vectors is None:
         return encoded.speech_embeds.new_zeros(())
     embeddings = model.llm.get_input_embeddings().weight
@@ -66,7 +66,7 @@ def word_loss(heads: Heads, model: RollingWavLLM, encoded: Encoded, batch: Batch
         reduction="none",
         zero_infinity=True,
     )
-    return (losses / batch.word_lengths[rows]).mean()
+    return (losses / batch.word_lengths[rows].clamp(min=1)).mean()
 
 
 def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float) -> Tensor:
