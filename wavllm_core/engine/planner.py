@@ -21,6 +21,7 @@ from wavllm_core.prompt import Prompt, PromptTemplate, Turn
 
 OPEN_TURN_SHARE = 4  # a quarter of the context is kept for the open turn and its reply, even if they are short
 DROP_SHARE = 4  # past turns go by quarters of the context, so that not every turn moves all that follow
+PAST_TURNS = 1024  # whose token ids are kept, about 1.7 kB each: 32 conversations that fill their context
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class RollingPrompts:
         self.encode, self.gate_ids = template.encode, template.gate_ids
         self._template = template
         self._opening = len(template.encode(template.opening))
-        self._past_ids = lru_cache(maxsize=4096)(self._encode_past)
+        self._past_ids = lru_cache(PAST_TURNS)(self._encode_past)
 
     def build(self, past: Sequence[Turn], turn: Turn, instruction: str) -> Prompt:
         """As the template does."""

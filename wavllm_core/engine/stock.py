@@ -21,7 +21,7 @@ from wavllm_core.engine.language import Gates, Language
 from wavllm_core.engine.llama import LiveLlama, Rope
 from wavllm_core.engine.llama_shape import FAMILY, HEAD, PREFIX, LlamaShape
 from wavllm_core.engine.load import Meter
-from wavllm_core.engine.planner import Planner
+from wavllm_core.engine.planner import PAST_TURNS, Planner
 from wavllm_core.errors import CheckpointError
 from wavllm_core.hf.live import LiveStockEncoders
 from wavllm_core.hf.model import WavLLMForConditionalGeneration
@@ -65,7 +65,7 @@ class PublishedPrompts:
 
     def __init__(self, processor: WavLLMProcessor) -> None:
         self._processor, self._tokenizer = processor, processor.tokenizer
-        self._past_ids = lru_cache(maxsize=4096)(self._encode_past)
+        self._past_ids = lru_cache(PAST_TURNS)(self._encode_past)
 
     def build(self, past: Sequence[Turn], turn: Turn, instruction: str) -> Prompt:
         """The system prompt stands in the first turn, whichever that is."""
