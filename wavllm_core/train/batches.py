@@ -241,7 +241,7 @@ class ExampleMaker:
                 clip = self.rng.choice(self.typed)
                 self.add_prompt(batch, [], Turn(), clip.prompt, clip.answer)
                 continue
-            scene, speakers, kind = Scene(), self.rng.choice((0, 0, 1, 2, 3)), self.rng.random()
+            scene, speakers, kind = Scene(), self.rng.choice((0, 1, 2, 2, 3)), self.rng.random()
             if kind < 0.06:
                 text = self.writer.event(scene).text
                 self.add_prompt(
