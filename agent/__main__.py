@@ -77,6 +77,8 @@ def serve(
         seconds = time.perf_counter() - STARTED_S
         scheme = "wss" if settings.access.certificate else "ws"
         print(f"Ready after {seconds:.1f} s: {scheme}://{settings.server.host}:{port}{PATH}", flush=True)
+        if settings.server.page:
+            print(f"In a browser: {scheme.replace('ws', 'http')}://{settings.server.host}:{port}/", flush=True)
 
     async def run() -> None:
         try:
@@ -199,18 +201,23 @@ def meeting(
 @app.command()
 def demo(
     port: Annotated[int | None, typer.Option(help="Of the server; 0: any free one.")] = None,
-    stay: Annotated[bool, typer.Option("--stay", help="Leave the server running until Ctrl-C.")] = False,
+    stay: Annotated[
+        bool | None,
+        typer.Option("--stay/--no-stay", help="Leave the server running until Ctrl-C; as it is on a terminal."),
+    ] = None,
     home: Annotated[bool, typer.Option("--home", help="Over MQTT, with broker, gateway and coffee machine.")] = False,
 ) -> None:
     """Start a server, let recorded people talk with it, and sum up."""
+    from clients.demo.run import free_port, run_demo
+
+    run = run_demo
     if home:
         with told_what_to_install("home"):
             from clients.demo.home import run_home_demo as run
-    else:
-        from clients.demo.run import run_demo as run
-
+    if stay is None:
+        stay = sys.stdin.isatty() and sys.stdout.isatty() and not home
     if port is None:
-        port = PORT if stay else 0
+        port = free_port(PORT) if stay else 0
     with suppress(KeyboardInterrupt):
         if not run(console(), port, stay):
             raise typer.Exit(1)

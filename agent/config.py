@@ -62,6 +62,7 @@ class ServerConfig:
     session_s: Seconds | None = None
     legacy_events: StrictBool = False
     recordings: Path | None = None
+    page: StrictBool = True
 
 
 @dataclass(frozen=True, config=FORBID)

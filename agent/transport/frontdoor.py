@@ -34,6 +34,7 @@ from agent.transport.access import Access, Refused
 from agent.transport.admission import Admission, Seat
 from agent.transport.metrics import Metrics, Observer
 from agent.transport.wire import CLOSE_S, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER, Wire, WireLimits
+from agent.web.pages import HEADERS, Page, read_pages
 from wavllm_core.engine.api import Engine
 from wavllm_core.errors import CapacityError, CoreError
 
@@ -83,6 +84,7 @@ class Frontdoor:
         self._wire_limits = WireLimits(limits.send_timeout_s, limits.ping_s, limits.pong_s)
         self._seats: dict[ServerConnection, Seat] = {}
         self._metrics = Metrics()
+        self._pages = read_pages() if limits.page else {}
         self._metrics.sessions.set_function(lambda: len(self._seats))
 
     async def open(self) -> Server:
@@ -136,12 +138,15 @@ class Frontdoor:
                 case _ if path == METRICS_PATH:
                     self._admission.access.check(request.headers)
                     return await self._render_metrics(connection)
+                case _ if path in self._pages:
+                    return _show(connection, self._pages[path])
         except Refused as refused:
             self._metrics.refusals.labels(refused.code).inc()
             error = ProtocolError(refused.code, refused.message)
             kind = "server_error" if refused.status == 503 else "invalid_request_error"
             return _answer(connection, refused.status, events.error(error, kind=kind), refused.headers)
-        paths = f"there is {PATH}, {HEALTH_PATH}, {READY_PATH} and {METRICS_PATH}\n"
+        page = "/, " if self._pages else ""
+        paths = f"there is {page}{PATH}, {HEALTH_PATH}, {READY_PATH} and {METRICS_PATH}\n"
         return connection.respond(404, paths)
 
     def _take_seat(self, connection: ServerConnection, headers: Headers) -> None:
@@ -255,6 +260,13 @@ def _answer(
     response = connection.respond(status, json.dumps(body) + "\n")
     _set_type(response, "application/json")
     response.headers.update(headers or {})
+    return response
+
+
+def _show(connection: ServerConnection, page: Page) -> Response:
+    response = connection.respond(200, page.text)
+    _set_type(response, page.content_type)
+    response.headers.update(HEADERS)
     return response
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -124,12 +125,20 @@ def _healthy(port: int) -> bool:
         connection.close()
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
+def free_port(wanted: int = 0) -> int:
+    """A port of the loopback interface that nobody listens on now: the wanted one, if it can be had."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def page_of(url: str) -> str:
+    """Where the page with a microphone is, of the server at a ws:// address."""
+    return f"http://{urlsplit(url).netloc}/"
 
 
 def _invite(console: Console, url: str, stay: bool) -> None:
@@ -137,7 +146,8 @@ def _invite(console: Console, url: str, stay: bool) -> None:
     elsewhere = f" --url {url}" if stay and url != DEFAULT_URL else ""
     console.print("Now your own voice:", style="bold")
     if not stay:
-        console.print(f"  {program} serve  # then, in another terminal, one of")
+        console.print(f"  {program} serve  # then one of these, in another terminal")
+    console.print(f"  a browser at {page_of(url if stay else DEFAULT_URL)}")
     console.print(f"  {program} talk{elsewhere}")
     console.print(f"  {program} play{elsewhere} FILE...")
     console.print(f"  any OpenAI Realtime client, pointed at {url if stay else DEFAULT_URL}")
