@@ -141,7 +141,6 @@ function row(kind) {
   }
   item.querySelector(".who").disabled = true;
   page.turns.append(item);
-  item.scrollIntoView({ block: "end" });
   return item;
 }
 
@@ -229,5 +228,7 @@ page.typing.onsubmit = (submitted) => {
     conversation.say(text);
   });
 };
+
+new ResizeObserver(() => page.turns.lastElementChild?.scrollIntoView({ block: "end" })).observe(page.turns);
 
 page.aloud.onchange = page.key.onchange = () => talk?.conversation.close(); // what is set counts for the next one
