@@ -19,7 +19,8 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required", "--remote-debugging-port=0",
     "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 ]  # fmt: skip
-POLL_S = 0.05
+POLL_MS = 50
+BLANK = "about:blank"
 
 
 class Browser:
@@ -34,12 +35,25 @@ class Browser:
         """Send one command; returns its result."""
         self._asked += 1
         await self._socket.send(json.dumps({"id": self._asked, "method": method, "params": params}))
-        while (message := json.loads(await self._socket.recv())).get("id") != self._asked:
-            if message.get("method") == "Runtime.exceptionThrown":
-                self.complaints.append(message["params"]["exceptionDetails"]["exception"]["description"])
-            if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
-                self.complaints.append(message["params"]["entry"]["text"])
+        while (message := await self._next()).get("id") != self._asked:
+            pass
         return message["result"]
+
+    async def open(self, url: str) -> None:
+        """Go to a page; returns when its scripts have begun."""
+        for domain in ("Runtime", "Log", "Page"):
+            await self.tell(f"{domain}.enable")
+        await self.tell("Page.navigate", url=url)
+        while (await self._next()).get("method") != "Page.loadEventFired":
+            pass
+
+    async def _next(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(await self._socket.recv())
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.complaints.append(message["params"]["exceptionDetails"]["exception"]["description"])
+        if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+            self.complaints.append(message["params"]["entry"]["text"])
+        return message
 
     async def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -48,10 +62,9 @@ class Browser:
         return found["result"].get("value")
 
     async def until(self, script: str) -> Any:
-        """Wait until an expression is true; the time limit of the test is the only one."""
-        while not (value := await self.run(script)):
-            await asyncio.sleep(POLL_S)
-        return value
+        """The first true value of an expression; the time limit of the test is the only one."""
+        look = f"const look = () => ({script}) ? found({script}) : setTimeout(look, {POLL_MS}); look()"
+        return await self.run(f"new Promise(found => {{ {look} }})")
 
 
 @asynccontextmanager
@@ -60,7 +73,7 @@ async def browsing(program: str, url: str, microphone: Path | None = None) -> As
     heard = [f"--use-file-for-fake-audio-capture={microphone}"] if microphone else []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
-            program, *FLAGS, *heard, f"--user-data-dir={profile}", url, stderr=asyncio.subprocess.PIPE
+            program, *FLAGS, *heard, f"--user-data-dir={profile}", BLANK, stderr=asyncio.subprocess.PIPE
         )
         try:
             assert process.stderr
@@ -69,11 +82,9 @@ async def browsing(program: str, url: str, microphone: Path | None = None) -> As
             port = int(line.split(b"127.0.0.1:")[1].split(b"/")[0])
             async with asyncio.TaskGroup() as tasks:
                 drain = tasks.create_task(process.stderr.read(), name="what else it says")
-                async with connect(await _find_page(port, url), max_size=None, proxy=None) as socket:
+                async with connect(await _find_page(port), max_size=None, proxy=None) as socket:
                     browser = Browser(socket)
-                    await browser.tell("Runtime.enable")
-                    await browser.tell("Log.enable")
-                    await browser.until("location.protocol == 'http:' && document.readyState == 'complete'")
+                    await browser.open(url)
                     yield browser
                 drain.cancel()
         finally:
@@ -82,12 +93,12 @@ async def browsing(program: str, url: str, microphone: Path | None = None) -> As
             await process.wait()
 
 
-async def _find_page(port: int, url: str) -> str:
+async def _find_page(port: int) -> str:
     while True:
         for target in await asyncio.to_thread(_targets, port):
-            if target["type"] == "page" and target["url"].startswith(url):
+            if target["url"] == BLANK:
                 return str(target["webSocketDebuggerUrl"])
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(POLL_MS / 1000)
 
 
 def _targets(port: int) -> list[dict[str, Any]]:

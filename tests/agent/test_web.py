@@ -75,7 +75,7 @@ async def test_somebody_talks_types_and_gets_a_name(someone: Path) -> None:
     ):
         await browser.run("microphone.click()")
         await browser.until("document.querySelectorAll('#turns li').length == 2")
-        await browser.until("[...document.querySelectorAll('.note')].some(note => note.innerText.includes('first word'))")
+        await browser.until("document.querySelector('.assistant .note')?.innerText.includes('first word')")
         said, answered = await browser.run(ROWS)
         assert said[:2] == ["person", "speaker 1"] and said[2].startswith("voice ")
         assert answered[:3] == ["assistant", "assistant", "Good evening."]
