@@ -36,11 +36,12 @@ export class Conversation {
     });
   }
 
+  /** An empty `wavllm` asks for the server's own events, those of speakers among them. */
   configure(sampleRate) {
     const format = { type: "audio/pcm", rate: sampleRate };
     const modalities = [this.speaks ? "audio" : "text"];
     this.send("session.update", {
-      session: { type: "realtime", output_modalities: modalities, audio: { input: { format } } },
+      session: { type: "realtime", output_modalities: modalities, audio: { input: { format } }, wavllm: {} },
     });
   }
 
