@@ -185,7 +185,9 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
 - Functions of the server's own are named in `session.wavllm.functions`, and no client offers one of such a name. Calls
   of them, and calls that whoever spoke may not have made, are no output of the response: they are items of the
   conversation, each followed by its output, and the model goes on in the same response ([functions.md](functions.md)).
-- Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them.
+- Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them. The events are
+  sent to clients that have used the name themselves, if only by an empty `session.wavllm`: a strict client, such as
+  that of OpenAI's Agents SDK, takes every event that it does not know for an error.
 """
 
 

@@ -149,6 +149,11 @@ def parse_client_event(message: str | bytes, *, legacy: bool = False) -> ClientE
         raise
 
 
+def knows_extensions(event: ClientEvent) -> bool:
+    """Whether a client that says this has heard of this server's own events."""
+    return isinstance(event, PlaybackAck | SpeakerName) or (isinstance(event, SessionUpdate) and "wavllm" in event.patch)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
