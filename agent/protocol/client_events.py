@@ -151,7 +151,9 @@ def parse_client_event(message: str | bytes, *, legacy: bool = False) -> ClientE
 
 def knows_extensions(event: ClientEvent) -> bool:
     """Whether a client that says this has heard of this server's own events."""
-    return isinstance(event, PlaybackAck | SpeakerName) or (isinstance(event, SessionUpdate) and "wavllm" in event.patch)
+    if isinstance(event, SessionUpdate):
+        return "wavllm" in event.patch
+    return isinstance(event, PlaybackAck | SpeakerName)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -158,3 +158,25 @@ async def test_who_never_used_our_name_gets_no_events_of_it() -> None:
         await client.until("wavllm.speaker.named")
         await client.append(turn())
         assert (await client.until("wavllm.speaker"))["name"] == "Anna"
+
+
+async def test_a_cancel_after_the_truncation_that_ended_a_reply_is_no_error() -> None:
+    """Agents SDK: it says both, and shows its application every error. Once a reply later it is one again."""
+    engine = ScriptedEngine()
+    engine.go_on.clear()
+    engine.replies = [["One two. Three", "."]]
+    async with running(engine, voice=ScriptedVoice()) as port, talking(port) as client:
+        await client.configure(output_modalities=["audio"])
+        await client.send("response.create")
+        item_id = (await client.until("response.output_audio.delta"))["item_id"]
+        await client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=40)
+        await client.send("response.cancel")
+        response = (await client.until("response.done"))["response"]
+        await client.send("response.cancel", response_id=response["id"])
+        await client.configure()
+        assert "error" not in client.kinds()
+        engine.go_on.set()
+        await client.send("response.create")
+        await client.until("response.done")
+        await client.send("response.cancel")
+        assert (await client.complaint())["code"] == "response_cancel_not_active"
