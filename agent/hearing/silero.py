@@ -64,7 +64,7 @@ class SileroModel:
             (weights[2][channels:], biases[2]),
             (weights[3][channels : 2 * channels], biases[3]),
         ]
-        halves = np.repeat(np.float32([0.5, 0.5, 1, 0.5]), len(biases[3]))[:, None]  # of gates: see `step`
+        halves = np.repeat(np.array([0.5, 0.5, 1, 0.5], np.float32), len(biases[3]))[:, None]  # of gates: see `step`
         lstm = np.concatenate([tensors["lstm_cell.weight_ih"], tensors["lstm_cell.weight_hh"]], axis=1)
         self._lstm = np.ascontiguousarray((lstm * halves).T)  # (2 * 128, 4 * 128)
         self._lstm_bias = (tensors["lstm_cell.bias_ih"] + tensors["lstm_cell.bias_hh"]) * halves[:, 0]
