@@ -107,6 +107,8 @@ async def connect(
         created = await _expect(socket, "session.created")
         extensions = frozenset(created.get("wavllm", {}).get("extensions", []))
         conversation = Conversation(socket, spoken and "output" in created["session"].get("audio", {}), extensions)
+        if extensions:
+            session["wavllm"] = {}  # asks for the events among them
         if conversation.spoken:
             session["output_modalities"] = ["audio"]
         await conversation.send({"type": "session.update", "session": session})

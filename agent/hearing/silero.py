@@ -22,7 +22,9 @@ from agent.errors import AgentError
 WINDOW_SAMPLES: Final = 512  # 32 ms at 16 kHz
 CONTEXT_SAMPLES: Final = 64  # of the window before
 KERNEL, STRIDE, PADDING, BANDS = 256, 128, 64, 129  # of the transform; samples, but for the bands
-STRIDES: Final = (1, 2, 2, 1)  # of the convolutions
+STRIDES: Final = (1, 2)  # of the first two convolutions, which leave two of four frames
+KERNEL_FRAMES: Final = 3  # likewise
+HALF: Final = np.float32(0.5)
 WEIGHTS: Final = "data/silero_vad_16k.safetensors"
 LAG_SAMPLES: Final = 640  # a word begins up to a window earlier, and softly
 HANGOVER_FRAMES: Final = 2
@@ -54,14 +56,18 @@ class SileroModel:
 
     def __init__(self, tensors: dict[str, Array]) -> None:
         self._transform = np.ascontiguousarray(tensors["stft_conv.weight"][:, 0].T)  # (KERNEL, 2 * 129)
-        layers = [f"conv{number}" for number in range(1, len(STRIDES) + 1)]
-        self._convolutions = [
-            (_flat(tensors[f"{layer}.weight"]), tensors[f"{layer}.bias"], stride)
-            for layer, stride in zip(layers, STRIDES, strict=True)
+        weights = [_flat(tensors[f"conv{number}.weight"]) for number in range(1, 5)]
+        biases = [tensors[f"conv{number}.bias"] for number in range(1, 5)]
+        self._convolutions = list(zip(weights[:2], biases[:2], STRIDES, strict=True))
+        channels = len(weights[2]) // KERNEL_FRAMES
+        self._last = [  # of the third, two frames are left and the first tap meets padding; of the fourth, one and both
+            (weights[2][channels:], biases[2]),
+            (weights[3][channels : 2 * channels], biases[3]),
         ]
-        weights = [tensors["lstm_cell.weight_ih"], tensors["lstm_cell.weight_hh"]]
-        self._lstm = np.ascontiguousarray(np.concatenate(weights, axis=1).T)  # (2 * 128, 4 * 128)
-        self._lstm_bias = tensors["lstm_cell.bias_ih"] + tensors["lstm_cell.bias_hh"]
+        halves = np.repeat(np.array([0.5, 0.5, 1, 0.5], np.float32), len(biases[3]))[:, None]  # of gates: see `step`
+        lstm = np.concatenate([tensors["lstm_cell.weight_ih"], tensors["lstm_cell.weight_hh"]], axis=1)
+        self._lstm = np.ascontiguousarray((lstm * halves).T)  # (2 * 128, 4 * 128)
+        self._lstm_bias = (tensors["lstm_cell.bias_ih"] + tensors["lstm_cell.bias_hh"]) * halves[:, 0]
         self._out = tensors["final_conv.weight"].ravel()
         self._out_bias = float(tensors["final_conv.bias"][0])
 
@@ -70,16 +76,23 @@ class SileroModel:
         return SileroState(np.zeros(CONTEXT_SAMPLES, np.float32), zeros, zeros)
 
     def step(self, state: SileroState, window: Array) -> tuple[SileroState, float]:
-        """The probability of speech in (WINDOW_SAMPLES,) in [-1, 1]; `state` is left as it was."""
+        """The probability of speech in (WINDOW_SAMPLES,) in [-1, 1]; `state` is left as it was.
+
+        One tanh does for all gates: sigmoid(x) = 0.5 + 0.5 * tanh(0.5 * x), and the inner half is in the weights.
+        """
         waves = np.concatenate([state.context, window])[FRAMES] @ self._transform
-        real, imaginary = waves[:, :BANDS], waves[:, BANDS:]
-        features = np.sqrt(real * real + imaginary * imaginary)
+        waves *= waves
+        features = np.sqrt(waves[:, :BANDS] + waves[:, BANDS:])
         for weight, bias, stride in self._convolutions:
-            features = np.maximum(_thrice(features, stride) @ weight + bias, 0)
-        gates = np.concatenate([features[0], state.hidden]) @ self._lstm + self._lstm_bias
-        enter, forget, value, leave = gates.reshape(4, -1)
-        cell = _sigmoid(forget) * state.cell + _sigmoid(enter) * np.tanh(value)
-        hidden = _sigmoid(leave) * np.tanh(cell)
+            features = _rectified(_thrice(features, stride) @ weight, bias)
+        for weight, bias in self._last:
+            features = _rectified(features.ravel() @ weight, bias)
+        gates = np.concatenate([features, state.hidden]) @ self._lstm
+        gates += self._lstm_bias
+        bent = np.tanh(gates, out=gates).reshape(4, -1)
+        enter, forget, _, leave = HALF + HALF * bent
+        cell = forget * state.cell + enter * bent[2]
+        hidden = leave * np.tanh(cell)
         logit = float(np.maximum(hidden, 0) @ self._out) + self._out_bias
         return SileroState(window[-CONTEXT_SAMPLES:], hidden, cell), 1 / (1 + math.exp(-logit))
 
@@ -140,5 +153,7 @@ def _thrice(features: Array, stride: int) -> Array:
     return np.concatenate([padded[:-2:stride], padded[1:-1:stride], padded[2::stride]], axis=1)
 
 
-def _sigmoid(values: Array) -> Array:
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values))  # overflows for no value
+def _rectified(values: Array, bias: Array) -> Array:
+    """In place."""
+    values += bias
+    return np.maximum(values, 0, out=values)

@@ -41,9 +41,17 @@ CLIENT: Final = (
     Entry("conversation.item.create", "yes", "messages in text or audio, function calls and their outputs"),
     Entry("conversation.item.retrieve", "yes", "with audio, of the newest items (4 MiB a session)"),
     Entry("conversation.item.delete", "yes", ""),
-    Entry("conversation.item.truncate", "yes", "of spoken replies: words that were not heard leave the history"),
+    Entry(
+        "conversation.item.truncate",
+        "yes",
+        "of spoken replies: words that were not heard leave the history; ends one under way",
+    ),
     Entry("response.create", "yes", "every override; out of band, up to 4 at a time; `input` and item references"),
-    Entry("response.cancel", "yes", "without response_id: the one in the conversation"),
+    Entry(
+        "response.cancel",
+        "yes",
+        "without response_id: the one in the conversation; no error after a truncation that ended it",
+    ),
     Entry("wavllm.playback.ack", "extension", "how much of a spoken reply was played; answered by `wavllm.playback`"),
     Entry("wavllm.speaker.name", "extension", "call a numbered voice by name from now on, in this session"),
     Entry("wavllm.speaker.enrol", "extension", "the same, and know it in later ones, where the operator allows that"),
@@ -185,7 +193,9 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
 - Functions of the server's own are named in `session.wavllm.functions`, and no client offers one of such a name. Calls
   of them, and calls that whoever spoke may not have made, are no output of the response: they are items of the
   conversation, each followed by its output, and the model goes on in the same response ([functions.md](functions.md)).
-- Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them.
+- Extensions are extra keys, and events that begin with `wavllm.`; `session.created` announces them. The events are
+  sent to clients that have used the name themselves, if only by an empty `session.wavllm`: a strict client, such as
+  that of OpenAI's Agents SDK, takes every event that it does not know for an error.
 """
 
 

@@ -131,7 +131,7 @@ def parse_client_event(message: str | bytes, *, legacy: bool = False) -> ClientE
     if isinstance(message, bytes):
         return AudioAppend(None, message)
     try:
-        values = json.loads(message, parse_constant=_refuse_constant)
+        values = DECODER.decode(message)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("invalid_json", f"the message is not JSON: {error}") from error
     if not isinstance(values, dict):
@@ -149,8 +149,18 @@ def parse_client_event(message: str | bytes, *, legacy: bool = False) -> ClientE
         raise
 
 
+def knows_extensions(event: ClientEvent) -> bool:
+    """Whether a client that says this has heard of this server's own events."""
+    if isinstance(event, SessionUpdate):
+        return "wavllm" in event.patch
+    return isinstance(event, PlaybackAck | SpeakerName)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _session_update(event_id: str | None, fields: Fields) -> SessionUpdate:

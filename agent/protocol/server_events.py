@@ -1,7 +1,7 @@
 """What the server says, in the words of OpenAI Realtime: one function per event.
 
 Knows the spelling only; what is sent when is for the session. An event gets its event_id in `encode`.
-Extensions are extra keys and events that begin with "wavllm."; `EXTENSIONS` announces them.
+Extensions are extra keys and events that begin with EXTENSION; `EXTENSIONS` announces them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from agent.protocol.errors import ProtocolError
 
 ServerEvent = dict[str, Any]
 
+EXTENSION: Final = "wavllm."
 EXTENSIONS: Final = [
     "wavllm.speaker",
     "wavllm.speaker.name",

@@ -77,6 +77,7 @@ class Responses:
         self._voice_failed = False  # and the client was told
         self.was_heard = False  # the voice, by the client
         self._played: Item | None = None  # whose playing the client tells of
+        self._truncated_id: str | None = None  # of the newest response, where truncating has ended it
 
     @property
     def idle(self) -> bool:
@@ -148,8 +149,13 @@ class Responses:
         await self._begin(response)
 
     async def cancel(self, response_id: str | None) -> None:
-        """Stop because the client asks. Raises ProtocolError when that response is not active."""
+        """Stop because the client asks. Raises ProtocolError when that response is not active.
+
+        Of one that the client has ended by truncating it, that was only said twice.
+        """
         response = self._active if response_id is None else self._find(response_id)
+        if response is None and self._truncated_id and response_id in (None, self._truncated_id):
+            return
         if response is None:
             which = f"response {response_id}" if response_id else "no response"
             raise ProtocolError("response_cancel_not_active", f"{which} is active", param="response_id")
@@ -236,6 +242,7 @@ class Responses:
         self._pace.drop()
         self._playing.drop()
         if response and response.item is item:
+            self._truncated_id = response.id
             await self._end(response, "cancelled", reason="client_cancelled")
         await self._around.send(item_truncated(item_id, audio_end_ms))
 
@@ -298,6 +305,7 @@ class Responses:
         return self._beside.get(response_id)
 
     async def _begin(self, response: Response) -> None:
+        self._truncated_id = None
         await response.begin()
         if (failure := response.plan.due.failure) is not None:
             await self._end(response, "failed", failure=failure)

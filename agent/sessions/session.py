@@ -33,6 +33,7 @@ from agent.protocol.client_events import (
     PlaybackAck,
     ResponseCancel,
     SessionUpdate,
+    knows_extensions,
     parse_client_event,
 )
 from agent.protocol.errors import ProtocolError
@@ -111,6 +112,7 @@ class Session:
         self._tasks = asyncio.TaskGroup()
         self._settings, self._handshake = handshake.apply(options.settings), handshake
         self._legacy = handshake.legacy or options.legacy
+        self._extended = False  # the client knows events that are none of OpenAI's
         self._conversation = Conversation()
         self._who = Attribution(
             self._context, options.speakers, self._settings.speakers, self._conversation, self._send
@@ -230,6 +232,7 @@ class Session:
         try:
             event = parse_client_event(message, legacy=self._legacy)
             event_id = event.event_id
+            self._extended = self._extended or knows_extensions(event)
             await self._handle(event)
         except ProtocolError as error:
             error.event_id = error.event_id or event_id
@@ -307,5 +310,7 @@ class Session:
 
     async def _send(self, event: events.ServerEvent) -> None:
         self._observe(event)
+        if event["type"].startswith(events.EXTENSION) and not self._extended:
+            return
         for told in legacy(event) if self._legacy else [event]:
             await self._send_text(events.encode(told, self._new_id))

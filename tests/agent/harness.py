@@ -137,11 +137,12 @@ async def knock(port: int, *headers: str) -> tuple[int, dict[str, str], str]:
 
 @asynccontextmanager
 async def talking(port: int, query: str = "", *, rate: int = 16_000) -> AsyncIterator[Client]:
-    """A client that has been greeted and sends 16 kHz."""
+    """A client that has been greeted, sends 16 kHz and wants the events of this server's own."""
     async with connect(f"ws://127.0.0.1:{port}/v1/realtime?{query}", proxy=None) as socket:
         client = Client(socket)
         kind = (await client.until("session.created"))["session"]["type"]
-        await client.configure(type=kind, audio={"input": {"format": {"type": "audio/pcm", "rate": rate}}})
+        audio = {"input": {"format": {"type": "audio/pcm", "rate": rate}}}
+        await client.configure(type=kind, audio=audio, wavllm={})
         client.seen.clear()
         yield client
 

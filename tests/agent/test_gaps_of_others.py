@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.agent.harness import running, talking, turn
+from websockets.asyncio.client import connect
+
+from tests.agent.harness import Client, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice, silence, speech
 from tests.agent.test_items import create, message
 
@@ -141,3 +143,40 @@ async def test_instructions_can_change_at_any_time() -> None:
         await client.send("response.create")
         await client.until("response.done")
     assert [told for told, _, _ in engine.asked] == ["one", "two", ""]
+
+
+async def test_who_never_used_our_name_gets_no_events_of_it() -> None:
+    """OpenAI's Agents SDK hands its application an error for every event that OpenAI does not have."""
+    url = "ws://127.0.0.1:{}/v1/realtime"
+    async with running(ScriptedEngine()) as port, connect(url.format(port), proxy=None) as socket:
+        client = Client(socket)
+        await client.configure_input(format={"type": "audio/pcm", "rate": 16_000})
+        await client.append(turn())
+        await client.until("response.done")
+        assert not [kind for kind in client.kinds() if kind.startswith("wavllm.")]
+        await client.send("wavllm.speaker.name", number=1, name="Anna")
+        await client.until("wavllm.speaker.named")
+        await client.append(turn())
+        assert (await client.until("wavllm.speaker"))["name"] == "Anna"
+
+
+async def test_a_cancel_after_the_truncation_that_ended_a_reply_is_no_error() -> None:
+    """Agents SDK: it says both, and shows its application every error. Once a reply later it is one again."""
+    engine = ScriptedEngine()
+    engine.go_on.clear()
+    engine.replies = [["One two. Three", "."]]
+    async with running(engine, voice=ScriptedVoice()) as port, talking(port) as client:
+        await client.configure(output_modalities=["audio"])
+        await client.send("response.create")
+        item_id = (await client.until("response.output_audio.delta"))["item_id"]
+        await client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=40)
+        await client.send("response.cancel")
+        response = (await client.until("response.done"))["response"]
+        await client.send("response.cancel", response_id=response["id"])
+        await client.configure()
+        assert "error" not in client.kinds()
+        engine.go_on.set()
+        await client.send("response.create")
+        await client.until("response.done")
+        await client.send("response.cancel")
+        assert (await client.complaint())["code"] == "response_cancel_not_active"

@@ -85,7 +85,6 @@ async def test_a_spoken_turn_by_the_old_names() -> None:
             "input_audio_buffer.speech_stopped",
             "input_audio_buffer.committed",
             "conversation.item.created",
-            "wavllm.speaker",
             "response.created",
             "rate_limits.updated",
             "response.output_item.added",

@@ -139,6 +139,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.session = Session(self.engine, options, send, lambda: self.now_s, mailbox=self.mailbox, new_id=names)
         self.task = self.loop.create_task(self.session.run(), name="session")
         self.settle()
+        self.say("session.update", session={"wavllm": {}})
 
     def settle(self) -> None:
         """Let everything happen that can."""
