@@ -113,10 +113,13 @@ class SpeakerHead(nn.Module):
             state.squares + (weight * frames.square()).sum(1),
         )
 
-    def vector(self, state: PoolState) -> Tensor:
-        """(batch, vector_dim), each of length 1."""
+    def statistics(self, state: PoolState) -> Tensor:
+        """Means, then deviations, (batch, 2 * dim)."""
         weight = state.weight.clamp(min=1e-6)
         mean = state.total / weight
         deviation = (state.squares / weight - mean.square()).clamp(min=1e-5).sqrt()
-        statistics = torch.cat([mean, deviation], dim=-1).to(self.projection.weight.dtype)
-        return F.normalize(self.projection(statistics), dim=-1)
+        return torch.cat([mean, deviation], dim=-1).to(self.projection.weight.dtype)
+
+    def vector(self, state: PoolState) -> Tensor:
+        """(batch, vector_dim), each of length 1."""
+        return F.normalize(self.projection(self.statistics(state)), dim=-1)

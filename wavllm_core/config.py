@@ -76,6 +76,7 @@ class SpeakerConfig:
     """The speaker vector: statistics pooled over the acoustic states, then a projection."""
 
     vector_dim: int = 128
+    log_mel: bool = False  # pool the log-mel frames beside them, see `wavllm fit-voices`
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -115,6 +116,11 @@ class RollingConfig:
     def frame_samples(self) -> int:
         """Samples of one encoder frame."""
         return self.hop_samples * prod(self.semantic.conv_strides)
+
+    @property
+    def voice_dim(self) -> int:
+        """Width of the frames that the speaker vector is pooled from."""
+        return self.acoustic.transformer.dim + self.semantic.mels * self.speaker.log_mel
 
     @property
     def frames_per_vector(self) -> int:

@@ -55,7 +55,7 @@ class SpeechEncoder(nn.Module):
         self.acoustic_adapter = ModalityAdapter(config.acoustic.transformer.dim, config.acoustic_adapter)
         joined = config.semantic_adapter.out_dim + config.acoustic_adapter.out_dim
         self.projection = nn.Linear(joined, config.llama["hidden_size"])
-        self.speaker_head = SpeakerHead(config.acoustic.transformer.dim, config.speaker.vector_dim)
+        self.speaker_head = SpeakerHead(config.voice_dim, config.speaker.vector_dim)
 
     def init_state(self, batch: int = 1) -> SpeechState:
         """The start of an utterance."""
@@ -100,13 +100,27 @@ class SpeechEncoder(nn.Module):
     def voice(self, waveform: Tensor, samples: Tensor | None = None) -> Tensor:
         """The speaker vector of whole utterances, (batch, vector_dim); arguments as for `encode`.
 
-        Runs the acoustic side alone and equals what `encode` pools.
+        Runs no semantic encoder and equals what `encode` pools.
         """
+        return self.speaker_head.vector(self.pool(waveform, samples))
+
+    def pool(self, waveform: Tensor, samples: Tensor | None = None) -> PoolState:
+        """What `voice` projects."""
         waveform = F.pad(waveform, (0, -waveform.shape[-1] % self.config.vector_samples))
         frames = None if samples is None else self.vectors_of(samples) * self.config.frames_per_vector
-        pool = self.speaker_head.init_state(waveform.shape[0])
-        pool = self.speaker_head.step(pool, self.acoustic(waveform, frames), frames)
-        return self.speaker_head.vector(pool)
+        voice_frames = self.voice_frames(self.acoustic(waveform, frames), self.log_mel(waveform))
+        return self.speaker_head.step(self.speaker_head.init_state(waveform.shape[0]), voice_frames, frames)
+
+    def voice_frames(self, voiced: Tensor, mel_frames: Tensor) -> Tensor:
+        """What the speaker vector is pooled from: acoustic states, and the sound itself where the configuration wants it.
+
+        voiced: (batch, frames, acoustic dim); mel_frames: (batch, mels, mel frames)
+        returns: (batch, frames, voice dim); of the log-mel frames behind each state the mean
+        """
+        if not self.config.speaker.log_mel:
+            return voiced
+        mel = mel_frames.unflatten(-1, (voiced.shape[1], -1)).mean(-1)
+        return torch.cat([voiced, mel.transpose(1, 2)], dim=-1)
 
     def vectors_of(self, samples: Tensor) -> Tensor:
         """How many audio vectors come of so many samples."""
@@ -122,7 +136,7 @@ class SpeechEncoder(nn.Module):
         acoustic, voiced = self.acoustic.step(state.acoustic, waveform, lengths)
         semantic_adapter, what = self.semantic_adapter.step(state.semantic_adapter, said)
         acoustic_adapter, how = self.acoustic_adapter.step(state.acoustic_adapter, voiced)
-        pool = self.speaker_head.step(state.pool, voiced, lengths)
+        pool = self.speaker_head.step(state.pool, self.voice_frames(voiced, mel_frames), lengths)
         speech_embeds = self.projection(torch.cat([what, how], dim=-1))
         state = SpeechState(log_mel, semantic, semantic_adapter, acoustic, acoustic_adapter, pool, pending)
         return state, Encoded(speech_embeds, said, pool)

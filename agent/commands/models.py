@@ -96,6 +96,21 @@ def export(
 
 
 @models.command()
+def fit_voices(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder made by export.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the same with more in its speaker vector.")],
+    corpus: Annotated[Path, typer.Option(help="Folder made by prepare.")] = Path("runs/corpus"),
+    seed: int = 0,
+) -> None:
+    """Let the speaker vector of a trained model tell how people sound, too; then run `wavllm voices calibrate`."""
+    with told_what_to_install("train"):
+        from wavllm_core.train.corpus import Corpus
+        from wavllm_core.train.voices import fit_voices
+
+    fit_voices(checkpoint, Corpus(corpus), out, seed)
+
+
+@models.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="The published final.pt.")],
     out: Annotated[Path, typer.Argument(help="Folder for config, weights and processor.")],

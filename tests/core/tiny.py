@@ -50,7 +50,7 @@ def tiny_config() -> RollingConfig:
             "max_position_embeddings": 256,
             "tie_word_embeddings": True,
         },
-        speaker=SpeakerConfig(vector_dim=8),
+        speaker=SpeakerConfig(vector_dim=8, log_mel=True),
         block_frames=4,
         left_blocks=3,
         max_context=256,

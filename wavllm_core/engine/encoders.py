@@ -163,7 +163,7 @@ class RollingEncoders:
         acoustic, position, voiced = self._acoustic(tails, waveform, spans)
         what_tail, what = speech.semantic_adapter.step(tails.adapters[0], said)
         how_tail, how = speech.acoustic_adapter.step(tails.adapters[1], voiced)
-        pool = speech.speaker_head.step(tails.pool, voiced, lengths)
+        pool = speech.speaker_head.step(tails.pool, speech.voice_frames(voiced, mel_frames), lengths)
         embeds = speech.projection(torch.cat([what, how], dim=-1))
         return Tails(log_mel, semantic, acoustic, position, (what_tail, how_tail), pool), embeds
 

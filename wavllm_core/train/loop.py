@@ -174,8 +174,9 @@ class Trainer:
         waveform = F.pad(audio.waveform, (0, -audio.waveform.shape[-1] % model.config.vector_samples))
         with self.mixed():
             states = model.acoustic(waveform, frames)
+        voice_frames = model.voice_frames(states.float(), model.log_mel(waveform))
         pool = model.speaker_head.init_state(len(waveform))
-        return model.speaker_head.vector(model.speaker_head.step(pool, states.float(), frames))
+        return model.speaker_head.vector(model.speaker_head.step(pool, voice_frames, frames))
 
     def loss(self, audio: Batch | None, text: Batch | None) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum, and each part for the log."""
