@@ -112,7 +112,7 @@ class SpeechEncoder(nn.Module):
         return self.speaker_head.step(self.speaker_head.init_state(waveform.shape[0]), voice_frames, frames)
 
     def voice_frames(self, voiced: Tensor, mel_frames: Tensor) -> Tensor:
-        """What the speaker vector is pooled from: acoustic states, and the sound itself where the configuration wants it.
+        """What the speaker vector is pooled from: acoustic states and, where the configuration wants it, the sound.
 
         voiced: (batch, frames, acoustic dim); mel_frames: (batch, mels, mel frames)
         returns: (batch, frames, voice dim); of the log-mel frames behind each state the mean
