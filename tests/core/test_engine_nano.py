@@ -22,7 +22,7 @@ TURNS = 3
 
 async def test_everything_at_once_changes_no_token() -> None:
     eager = SpeculationLimits(max_queue_wait_ms=1e9)
-    engine = LiveEngine(rolling(load(NANO)), EngineLimits(kv_mib=24, speculation=eager))  # three slots
+    engine = LiveEngine(rolling(load(NANO)), EngineLimits(kv_mib=36, speculation=eager))  # three slots
     waveforms = [soundfile.read(clip, dtype="float32")[0][:48_000] for clip in CLIPS]
     asked: list[tuple[list[Exchange], str]] = []
 

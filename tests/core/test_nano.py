@@ -14,6 +14,7 @@ from wavllm_core.engine.api import Exchange, Heard
 from wavllm_core.evaluate.listener import Listener
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.orders import parse
+from wavllm_core.voices import load_scale
 
 CLIPS = Path(__file__).parents[2] / "clients" / "demo" / "clips"
 ORDER = Exchange("get me a latte with soy milk", reply="A latte with soy milk. How many?")
@@ -55,5 +56,7 @@ def test_an_order_is_understood_as_one() -> None:
 def test_one_voice_is_known_again_and_two_are_told_apart() -> None:
     three, four = hear("fsdd_3_jackson_2.flac"), hear("fsdd_4_jackson_1.flac")
     other = hear("s2i_540a38c2.flac")
-    assert three.speaker_vector @ four.speaker_vector > 0.8 > 0.6 > three.speaker_vector @ other.speaker_vector
+    same, different = (float(three.speaker_vector @ one.speaker_vector) for one in (four, other))
+    confidence = load_scale(NANO).confidence
+    assert confidence(same) > 0.95 > 0.5 > confidence(different)
     assert np.linalg.norm(other.speaker_vector) == pytest.approx(1.0, abs=1e-4)
