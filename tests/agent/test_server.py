@@ -26,7 +26,7 @@ async def test_health_and_other_paths() -> None:
         assert (status, health["status"], health["sessions"]) == (200, "ok", 1)
         assert {"queue_wait_ms", "decoder_step_ms", "positions_filled"} <= set(health["engine"])
         assert headers["content-type"] == "application/json"
-        assert (await get(port, "/"))[0] == 404
+        assert (await get(port, "/elsewhere"))[0] == 404
         assert (await get(port, "/v1/realtime"))[0] == 426
         with pytest.raises(InvalidStatus, match="404"):
             await connect(f"ws://127.0.0.1:{port}/v1/other", proxy=None)
