@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import socket
 import sys
 
 import pytest
 
-from clients.demo.run import FOLDER, read_script, running_server
+from clients.demo.run import FOLDER, free_port, page_of, read_script, running_server
 from clients.realtime import SAMPLE_RATE, ClientError
 
 
@@ -34,3 +35,16 @@ def test_a_server_that_does_not_start_is_quoted() -> None:
     fault = r"(?s)ended with status 3.*weights missing"
     with pytest.raises(ClientError, match=fault), running_server(command, port=9):
         pass
+
+
+def test_a_port_is_the_wanted_one_unless_somebody_listens_there() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        assert free_port(taken) != taken
+    assert free_port(wanted := free_port()) == wanted
+
+
+def test_the_page_is_at_the_root_of_the_server() -> None:
+    assert page_of("ws://127.0.0.1:8710/v1/realtime") == "http://127.0.0.1:8710/"
