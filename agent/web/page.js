@@ -109,7 +109,7 @@ const REACTIONS = {
     if (wavllm_latency?.first_token_ms != null) note(reply(response.id), timing(wavllm_latency));
     const { reason, error, type } = response.status_details ?? {};
     if (response.status !== "completed") note(reply(response.id), error?.message ?? reason ?? type ?? response.status);
-    setTimeout(rest, talk.playback.leftMs);
+    rest();
   },
   error: ({ error }) => complain(error.message),
 };
@@ -123,10 +123,11 @@ function timing({ vad_wait_ms, first_token_ms }) {
   return vad_wait_ms == null ? first : `waited ${Math.round(vad_wait_ms)} ms for the end of speech, ${first} after it`;
 }
 
-/** Nobody speaks any more, if that is so. */
+/** Say that nobody speaks any more, as soon as that is so by the clock of the sound card, which is not the timers'. */
 function rest() {
-  const replying = ["thinking", "speaking"].includes(page.state.textContent);
-  if (talk && replying && !talk.playback.leftMs) show(talk.microphone ? "listening" : "connected");
+  if (!talk || !["thinking", "speaking"].includes(page.state.textContent)) return;
+  if (talk.playback.leftMs) setTimeout(rest, talk.playback.leftMs);
+  else show(talk.microphone ? "listening" : "connected");
 }
 
 /* ---- rows ---- */
