@@ -16,11 +16,15 @@ from wavllm_core.prompt import TRANSCRIBE
 
 SEGMENT_BREAK = r"\n"  # between the answers to many instructions: a backslash and an n, two characters
 OPENERS = ("To begin", "Subsequently", "Furthermore", "Lastly")
-EMOTIONS = {
+EMOTIONS = {  # the published four, and four more that RAVDESS has
     "neutral": ("neutral",),
     "happy": ("happy", "happiness"),
     "sad": ("sad", "sadness"),
     "angry": ("angry", "anger"),
+    "calm": ("calm", "calmness"),
+    "fearful": ("fearful", "fear"),
+    "disgust": ("disgust", "disgusted"),
+    "surprised": ("surprised", "surprise"),
 }
 CHAIN_OF_THOUGHT = (
     "First of all, transcribe the audio recording into text, capturing every spoken word; Additionally given this "

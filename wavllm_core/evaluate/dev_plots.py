@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from wavllm_core.evaluate.metrics import error_rates, share
-from wavllm_core.evaluate.plots import bar_chart, det_chart, line_chart
+from wavllm_core.evaluate.plots import bar_chart, confusion_chart, det_chart, line_chart
+from wavllm_core.evaluate.speakers import confusions
 from wavllm_core.evaluate.tasks import NOISY, SNRS_DB, Answers, age_figures
 from wavllm_core.evaluate.voices import has_pairs, pairs
 
@@ -40,6 +41,8 @@ def draw(answers: Answers, folder: Path) -> dict[str, Path]:
             *add("same speaker or not, detection error trade-off", "det"),
             {name: error_rates(*scored)[:2] for name, scored in curves.items()},
         )
+    if answers.emotions:
+        confusion_chart(*add("emotions", "emotions"), confusions(answers.emotions))
     if answers.gates:
         bar_chart(*add("gate by instruction, mean of its channels", "gates"), "gate", answers.gates)
     return plots

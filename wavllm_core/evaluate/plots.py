@@ -39,6 +39,21 @@ def bar_chart(path: Path, title: str, label: str, bars: Mapping[str, float]) -> 
     _save(figure, path)
 
 
+def confusion_chart(path: Path, title: str, table: Mapping[str, Mapping[str, int]]) -> None:
+    """How often what stands on the left was taken for what stands below: counts, darker for a larger share of a row."""
+    below = [*table, *sorted({name for row in table.values() for name in row} - table.keys())]
+    counts = np.array([[row.get(name, 0) for name in below] for row in table.values()])
+    figure, plot = _empty(title, ("answered", "acted"))
+    plot.grid(visible=False)
+    plot.imshow(counts / counts.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    plot.set_xticks(range(len(below)), below, rotation=30)
+    plot.set_yticks(range(len(table)), list(table))
+    for (row, column), count in np.ndenumerate(counts):
+        dark = count > counts[row].sum() / 2
+        plot.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
+    _save(figure, path)
+
+
 def det_chart(path: Path, title: str, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
     """Detection error trade-off: shares of misses over shares of false alarms, for each name, on normal deviates."""
     figure, plot = _empty(title, ("false alarms, %", "misses, %"))

@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from wavllm_core.engine.api import Exchange, Heard, Sampling
-from wavllm_core.evaluate import instructed
+from wavllm_core.evaluate import instructed, speakers
 from wavllm_core.evaluate.history import Question, questions
 from wavllm_core.evaluate.listener import Listener
-from wavllm_core.evaluate.metrics import normalise, share, word_error_rate
+from wavllm_core.evaluate.metrics import Share, normalise, share, word_error_rate
 from wavllm_core.evaluate.voices import Voices, has_pairs, voice_error
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.train.batches import NOISE, event_of, known
 from wavllm_core.train.corpus import Clip, Pcm, for_evaluation, read_pack, speech_span
 from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.orders import SLOTS, parse, random_order, random_spoken_form
+from wavllm_core.train.speakers import EMOTION, ONE_SPEAKER
 
 SEED = 20261122  # of the orders that stand in the history
 SNRS_DB = (6, 9, 12, 15, 18, 21, 24)
@@ -41,6 +42,8 @@ class Answers:
     questions: list[tuple[str, str]] = field(default_factory=list)  # typed, about the history: wanted, given
     noisy_orders: list[tuple[int, str, bool]] = field(default_factory=list)  # SNR in dB, kind of noise, all slots right
     instructed: list[instructed.Answered] = field(default_factory=list)  # orders that came with an instruction
+    pairs: list[tuple[bool, str]] = field(default_factory=list)  # of clips: whether it is one speaker, and the answer
+    emotions: list[tuple[str, str]] = field(default_factory=list)  # label, answer
     voices: Voices = field(default_factory=list)
     noisy_voices: Voices = field(default_factory=list)  # the same clips in noise
     gates: dict[str, float] = field(default_factory=dict)  # mean over the channels, by the name of the instruction
@@ -51,7 +54,7 @@ def collect(
 ) -> Answers:
     """Put every clip of the split to the model; at most `limit` of each source."""
     answers, rng, noises = Answers(), random.Random(SEED), read_noises(pack)
-    noise_rng, lesson_rng = random.Random(SEED), random.Random(SEED)
+    noise_rng, lesson_rng, joiner = random.Random(SEED), random.Random(SEED), speakers.Joiner(random.Random(SEED))
     for clip, pcm in read_pack(pack, lambda clip: clip.split == split):
         rows = answers.said.setdefault(clip.source, [])
         if limit is not None and len(rows) >= limit:
@@ -62,6 +65,10 @@ def collect(
             if noises:
                 noisy = add_noise(pcm, noises, noise_rng.choice(list(noises)), noise_rng.choice(SNRS_DB), noise_rng)
                 answers.noisy_voices.append((clip.speaker, listener.voice(noisy)))
+            for same, pair in joiner.pairs(clip.speaker, pcm):
+                answers.pairs.append((same, listener.ask(listener.hear(pair), ONE_SPEAKER)))
+        if clip.prompt == EMOTION:
+            answers.emotions.append((clip.label, listener.ask(heard, EMOTION)))
         transcript = listener.ask(heard, TRANSCRIBE) if known(clip) else ""
         rows.append((clip, transcript, listener.ask(heard)))
         if clip.source == "fsdd":
@@ -137,6 +144,7 @@ def score(answers: Answers) -> dict[str, object]:
     figures |= noise_figures(answers)
     figures["noise alone, no words heard"] = share(not normalise(said) for _, said, _ in answers.said.get(NOISE, []))
     figures |= instructed.instructed_figures(answers.instructed)
+    figures |= speakers.figures(answers.pairs, answers.emotions)
     read = answers.said.get("so762", [])
     if read:
         figures["read sentences, WER %"] = word_error_rate([c.text for c, _, _ in read], [t for _, t, _ in read])
@@ -147,7 +155,7 @@ def score(answers: Answers) -> dict[str, object]:
         if answers.noisy_voices:
             name = "same speaker or not, one clip of each pair in noise, EER %"
             figures[name], _ = voice_error(answers.voices, answers.noisy_voices)
-    return figures
+    return {name: value for name, value in figures.items() if not isinstance(value, Share) or value.total}
 
 
 def noise_figures(answers: Answers) -> dict[str, object]:
@@ -184,6 +192,7 @@ def baselines(answers: Answers) -> dict[str, str]:
     found = {name: "100 (no words)" for name in score(answers) if name.startswith("read sentences")}
     found |= {name: "50 (chance)" for name in score(answers) if name.endswith("EER %")}
     found |= instructed.instructed_baselines(answers.instructed)
+    found |= speakers.baselines(answers.pairs, answers.emotions)
     said = answers.said
     for name, wanted in {
         "digits, transcribed": [clip.text for clip, _, _ in said.get("fsdd", [])],

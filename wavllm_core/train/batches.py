@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from wavllm_core.prompt import EOS, SPECIAL_TOKENS, TRANSCRIBE, PromptTemplate, 
 from wavllm_core.train.augment import Augmentation, Waveform, augmented, faster
 from wavllm_core.train.corpus import SAMPLE_RATE, Clip, Corpus, for_training
 from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Writer
-from wavllm_core.train.lessons import Kind, lesson
+from wavllm_core.train.lessons import KINDS, Kind, lesson
 from wavllm_core.train.orders import random_order, random_spoken_form
+from wavllm_core.train.phrasings import phrased
+from wavllm_core.train.speakers import ONE_SPEAKER, PAUSE_SECONDS, Partners, joined, speakers_answer
 
 TYPED_SHARE = 0.3  # of rows of conversations without audio, where a manifest has such
 ORDERS_SHARE = 0.5  # of steps whose rows without audio are orders as if heard, and no conversations
@@ -23,6 +26,7 @@ PACES = (0.6, 0.6, 1.0, 4.0)  # tokens a blank, of those who are heard
 TALKERS = ("so762", "librispeech", "s2i")  # whose speech is background to others
 NOISE = "noise"  # the source of clips in which nobody says anything
 IGNORED = -100  # a label that the loss leaves out
+Asked = Kind | Literal["sv"]  # by name of wavllm_core.tasks
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,17 @@ class ExampleMaker:
         template: PromptTemplate,
         augmentation: Augmentation,
         seed: int,
-        lessons: Mapping[Kind, float] | None = None,
+        lessons: Mapping[Asked, float] | None = None,
         copies: float = 0.0,
+        rephrased: bool = False,
     ) -> None:
-        """`lessons` is the share of batches whose orders come with an instruction, for each kind in `lessons.py`.
+        """`lessons` is the share of batches that come with an instruction, for each kind of them.
 
-        `copies` is the share of batches without audio that hold words at random.
+        `copies` is the share of batches without audio that hold words at random; `rephrased`, whether
+        instructions are put in other words, too.
         """
         self.corpus, self.template, self.augmentation, self.lessons = corpus, template, augmentation, lessons or {}
-        self.copies = copies
+        self.copies, self.rephrased = copies, rephrased
         self.rng = random.Random(seed)
         self.sound_rng = np.random.default_rng(seed)
         self.symbol_ids = corpus.symbol_ids
@@ -71,6 +77,9 @@ class ExampleMaker:
         self.noises, self.talkers = corpus.where("train", NOISE), corpus.where("train", *TALKERS)
         self.typed = [c for i in corpus.where("train") if (c := corpus.clips[i]).answer and not corpus.seconds(i)]
         chatter = [clip.text for clip in corpus.clips if clip.split == "train" and is_chatter(clip)]
+        self.partners = Partners(
+            (i, (clip.split, clip.source), clip.speaker) for i, clip in enumerate(corpus.clips) if clip.speaker
+        )
         special = {template.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
         self.plain_ids = sorted(set(template.tokenizer.get_vocab().values()) - special)
         self.writer = Writer(self.rng, chatter or ["what is the weather"])
@@ -90,9 +99,9 @@ class ExampleMaker:
         found = self.speaker_ids.get(clip.speaker, -1)
         return found if found < 0 else speed * len(self.speaker_ids) + found
 
-    def waveform(self, index: int, trimmed: bool, voice_speed: float) -> Waveform:
+    def waveform(self, index: int, trimmed: bool, voice_speed: float, how: Augmentation) -> Waveform:
         """A clip in [-1, 1], augmented."""
-        how, rng = self.augmentation, self.rng
+        rng = self.rng
         x: Waveform = self.corpus.pcm(index).astype(np.float32) / np.float32(32768)
         lead, tail = (int(rng.uniform(*span) * SAMPLE_RATE) for span in (how.lead_seconds, how.tail_seconds))
         if trimmed:
@@ -125,15 +134,16 @@ class ExampleMaker:
 
     def batch(self, indices: Sequence[int], with_prompts: bool) -> Batch:
         """The tensors of some clips, and for the language model a task for each."""
+        task = self.task("sqa", "st", "ii", "cot", "sv") if with_prompts else None
+        pairable = [i for i in indices if self.partners.usable(i)] if task == "sv" else []
+        if pairable:
+            return self.pairs(pairable[: (len(indices) + 1) // 2])  # twice as long
         trimmed = self.rng.random() < self.augmentation.trim  # for all, so that lengths stay alike
         speeds = [self.rng.randrange(len(self.augmentation.voice_speeds)) for _ in indices]
         waves = [
-            self.waveform(i, trimmed, self.augmentation.voice_speeds[k]) for i, k in zip(indices, speeds, strict=True)
+            self.waveform(i, trimmed, self.augmentation.voice_speeds[k], self.augmentation)
+            for i, k in zip(indices, speeds, strict=True)
         ]
-        samples = torch.tensor([len(wave) for wave in waves])
-        padded = torch.zeros(len(waves), int(samples.max()))
-        for row, wave in zip(padded, waves, strict=True):
-            row[: len(wave)] = torch.from_numpy(wave)
         clips = [self.corpus.clips[i] for i in indices]
         spelled = [
             torch.tensor([self.symbol_ids[s] for s in self.corpus.phonemes.get(clip.text, [])], dtype=torch.long)
@@ -141,8 +151,7 @@ class ExampleMaker:
         ]
         words = [torch.tensor(self.words(clip.text), dtype=torch.long) for clip in clips]
         batch = Batch(
-            padded,
-            samples,
+            *padded(waves),
             torch.nn.utils.rnn.pad_sequence(spelled, batch_first=True),
             torch.tensor([len(row) if known(clip) else -1 for clip, row in zip(clips, spelled, strict=True)]),
             torch.nn.utils.rnn.pad_sequence(words, batch_first=True),
@@ -150,15 +159,35 @@ class ExampleMaker:
             torch.tensor([self.speaker_id(clip, k) for clip, k in zip(clips, speeds, strict=True)]),
         )
         if with_prompts:
-            past_turns, task = self.rng.choice((0, 1, 1, 2)), self.task()  # for all, so that lengths stay alike
+            past_turns = self.rng.choice((0, 1, 1, 2))  # for all, so that lengths stay alike
             for clip in clips:
-                self.add_task(batch, clip, past_turns, task)
+                self.add_task(batch, clip, past_turns, None if task == "sv" else task)
         return batch
 
-    def task(self) -> Kind | None:
-        """What is asked about orders: a kind of lesson, or nothing."""
-        shares = list(self.lessons.values())
-        return self.rng.choices([None, *self.lessons], [1 - sum(shares), *shares])[0]
+    def pairs(self, indices: Sequence[int]) -> Batch:
+        """Each clip before another one, of the same person or not: is it one speaker?"""
+        how = replace(self.augmentation, speed=(1.0, 1.0), formants=(1.0, 1.0))  # which make another voice
+        same = [self.rng.random() < 0.5 for _ in indices]
+        others = [self.partners.draw(i, one, self.rng) for i, one in zip(indices, same, strict=True)]
+        waves = [
+            joined(
+                self.waveform(first, trimmed=True, voice_speed=1.0, how=how),
+                self.waveform(second, trimmed=True, voice_speed=1.0, how=how),
+                int(self.rng.uniform(*PAUSE_SECONDS) * SAMPLE_RATE),
+            )
+            for first, second in zip(indices, others, strict=True)
+        ]
+        none = torch.zeros(len(waves), 0, dtype=torch.long)
+        unknown = torch.full((len(waves),), -1)
+        batch = Batch(*padded(waves), none, unknown, none, unknown, unknown)
+        for one in same:
+            self.add_prompt(batch, [], Turn(spoken=True), ONE_SPEAKER, speakers_answer(one))
+        return batch
+
+    def task(self, *kinds: Asked) -> Asked | None:
+        """Which of the lessons it is, if any."""
+        shares = {kind: share for kind, share in self.lessons.items() if kind in kinds}
+        return self.rng.choices([None, *shares], [1 - sum(shares.values()), *shares.values()])[0]
 
     def add_task(self, batch: Batch, clip: Clip, past_turns: int, task: Kind | None) -> None:
         """A transcription, or the assistant's answer after so many earlier turns; to noise it says nothing."""
@@ -214,6 +243,8 @@ class ExampleMaker:
 
         Replies in the history are practised as well.
         """
+        if self.rephrased:
+            instruction = phrased(instruction, self.rng)
         prompt = self.template.build(history, turn, instruction)
         target = self.template.target(reply) if isinstance(reply, str) else [*reply, *self.template.encode(EOS)]
         batch.before.append([*prompt.before, *heard])
@@ -224,7 +255,7 @@ class ExampleMaker:
 
     def text_batch(self, rows: int) -> Batch:
         """Conversations without audio: the last turn typed, or in tokens as if it had been heard."""
-        copies, orders, task = self.rng.random() < self.copies, self.rng.random() < ORDERS_SHARE, self.task()
+        copies, orders, task = self.rng.random() < self.copies, self.rng.random() < ORDERS_SHARE, self.task(*KINDS)
         if orders and task in ("ii", "cot") and not copies:
             rows //= 2  # twice as long
         empty = torch.zeros(rows, 0)
@@ -279,6 +310,15 @@ class ExampleMaker:
             reply = Scene().reply(Event(words, order=order), None)
             speaker = self.writer.speaker(self.rng.randint(0, 3))
             self.add_prompt(batch, [], Turn(spoken=True, speaker=speaker), "", reply, heard)
+
+
+def padded(waves: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
+    """Rows of one length, (batch, samples), silence on the right, and how long each was, (batch,)."""
+    samples = torch.tensor([len(wave) for wave in waves])
+    rows = torch.zeros(len(waves), int(samples.max()))
+    for row, wave in zip(rows, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave)
+    return rows, samples
 
 
 def cut(waveform: Waveform, span: tuple[int, int], lead: int, tail: int) -> Waveform:

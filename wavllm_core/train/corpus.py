@@ -23,6 +23,7 @@ from wavllm_core.errors import InputError
 from wavllm_core.train import synthesis
 from wavllm_core.train.dialogue import DIGITS, QUESTIONS, WAKE_PHRASES
 from wavllm_core.train.orders import Order, random_order, random_spoken_form
+from wavllm_core.train.speakers import EMOTION, emotion_answer
 
 log = logging.getLogger(__name__)
 SAMPLE_RATE = 16_000
@@ -86,7 +87,8 @@ def _clip(row: dict[str, str]) -> Clip:
     text = _spaced(row["label"]) if is_word else row["text"]
     source = "noise" if row["task"] == "noise" else row["source"]
     order = Order.from_slots(json.loads(row["label"])) if is_order else None
-    return Clip(row["file"], source, row["split"], text, row["speaker"], order, row["label"])
+    prompt, answer = (EMOTION, emotion_answer(row["label"])) if "er" in row["task"].split(",") else ("", "")
+    return Clip(row["file"], source, row["split"], text, row["speaker"], order, row["label"], prompt, answer)
 
 
 def _spaced(label: str) -> str:

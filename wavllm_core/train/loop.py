@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,14 +53,23 @@ class Trainer:
         self.corpus = Corpus(recipe.corpus)
         template = PromptTemplate(load_tokenizer(recipe.tokenizer), config.system_prompt)
         self.maker = ExampleMaker(
-            self.corpus, template, recipe.augmentation, self.data_seed(0), recipe.lessons, recipe.copies
+            self.corpus,
+            template,
+            recipe.augmentation,
+            self.data_seed(0),
+            recipe.lessons,
+            recipe.copies,
+            recipe.prompts == "varied",
         )
         self.model = RollingWavLLM(config)
         init_as_filterbank(self.model.acoustic.convs[0].conv, config.sample_rate)
         self.heads = Heads(self.model, len(self.maker.symbol_ids), self.maker.speakers)
         self.start_from(recipe)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith(recipe.frozen) if recipe.frozen else True)
+            wanted = any(part in name for part in recipe.trained)
+            parameter.requires_grad_(wanted and not name.startswith(recipe.frozen))
+        if recipe.unheard:
+            silence(self.model, recipe.unheard)
         if not recipe.adapters:
             self.model.llm.base_model.disable_adapter_layers()
         if recipe.compiled:
@@ -272,6 +281,18 @@ class Trainer:
             return {}
         gates = self.model.gate_for([self.maker.template.gate_ids(text) for text in (TRANSCRIBE, "")])
         return gate_statistics(gates, self.model.config.lora.gate_max)
+
+
+def silence(model: RollingWavLLM, encoder: Literal["semantic", "acoustic"]) -> None:
+    """Take an encoder out of what the language model hears, for good: its columns of the projection are and stay 0.
+
+    What is left is a checkpoint like any other.
+    """
+    columns, heard = model.config.semantic_adapter.out_dim, torch.ones_like(model.projection.weight)
+    heard[:, slice(None, columns) if encoder == "semantic" else slice(columns, None)] = 0
+    with torch.no_grad():
+        model.projection.weight *= heard
+    model.projection.weight.register_hook(lambda gradient: gradient * heard)
 
 
 def forget(encoder: nn.Module, rate: float) -> None:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from wavllm_core.errors import InputError
 from wavllm_core.train.augment import Augmentation
-from wavllm_core.train.lessons import Kind
+from wavllm_core.train.batches import Asked
 
 _STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class Recipe:
     init: tuple[Path, ...] = ()  # checkpoints to start from, later ones win
     init_only: tuple[tuple[str, ...], ...] = ()  # for each of them, the parameter prefixes that are taken
     frozen: tuple[str, ...] = ()  # parameter prefixes that stay as they are
+    trained: tuple[str, ...] = ("",)  # of the others those whose names hold one of these learn
     gate: bool = False  # whether the prompt-aware gate is on
     adapters: bool = True  # LoRA; without, the language model alone learns
     compiled: bool = False  # the language model, by torch.compile: a minute before the first step, quicker from then on
@@ -52,7 +53,9 @@ class Recipe:
     max_seconds: float = 15.0
     text_rows: int = 0  # typed conversations, or orders as if heard, in each step
     copies: float = 0.0  # share of those steps that hold words at random, as if heard, to be written down
-    lessons: dict[Kind, float] = field(default_factory=dict)  # share of batches with it
+    lessons: dict[Asked, float] = field(default_factory=dict)  # share of batches with it
+    prompts: Literal["published", "varied"] = "published"  # whether instructions come in other words, too
+    unheard: Literal["semantic", "acoustic"] | None = None  # an encoder whose vectors never reach the language model
     sources: dict[str, float] = field(default_factory=dict)  # how often a clip of each source is drawn
     augmentation: Augmentation = field(default_factory=Augmentation)
     dropout: float = 0.0  # in the semantic encoder
