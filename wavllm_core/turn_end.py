@@ -18,6 +18,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from wavllm_core.adapters import base_of
 from wavllm_core.checkpoint import NANO
 from wavllm_core.engine.api import Heard
 from wavllm_core.errors import CheckpointError
@@ -51,9 +52,9 @@ def features(speech_embeds: Tensor) -> Tensor:
 
 
 def fingerprint(folder: Path) -> str:
-    """A name for all weights of a checkpoint."""
+    """A name for all weights of a checkpoint, without its adapters where they are apart."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(base_of(folder).glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:FINGERPRINT_CHARS]
@@ -69,7 +70,7 @@ def find_turn_end(folder: Path | None) -> Callable[[Heard], float] | None:
 
     Raises CheckpointError for a file that cannot be read.
     """
-    folder = folder or NANO
+    folder = base_of(folder or NANO)
     path = folder / FILE
     if not path.is_file():
         return None

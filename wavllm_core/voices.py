@@ -17,6 +17,7 @@ from typing import BinaryIO
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from wavllm_core.adapters import base_of
 from wavllm_core.errors import CheckpointError
 
 SCALE = "voices.json"
@@ -52,7 +53,7 @@ def fingerprint(folder: Path) -> str:
     Raises CheckpointError for a folder without weights, or with damaged ones.
     """
     digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(base_of(folder).glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{folder}: holds no weights")
     for path in files:
@@ -69,7 +70,7 @@ def load_scale(folder: Path) -> VoiceScale:
 
     Raises CheckpointError for a file that cannot be read.
     """
-    name, path = fingerprint(folder), folder / SCALE
+    name, path = fingerprint(folder), base_of(folder) / SCALE
     if not path.is_file():
         return VoiceScale(name)
     try:
@@ -81,7 +82,7 @@ def load_scale(folder: Path) -> VoiceScale:
 
 def save_scale(folder: Path, scale: VoiceScale) -> Path:
     """Put a scale beside the weights that it was measured with."""
-    path = folder / SCALE
+    path = base_of(folder) / SCALE
     path.write_text(json.dumps(asdict(scale), indent=2) + "\n", encoding="utf-8")
     return path
 

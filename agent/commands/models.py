@@ -87,11 +87,19 @@ def export(
     mean_with: Annotated[
         list[Path] | None, typer.Option(help="Another checkpoint; the mean of the weights is written. May be repeated.")
     ] = None,
+    adapters_of: Annotated[
+        Path | None, typer.Option(help="Folder that the training began from; LoRA and gate alone are written.")
+    ] = None,
 ) -> None:
     """Write a trained model in the form that `serve` loads."""
+    if adapters_of and mean_with:
+        raise typer.BadParameter("adapters are written of one checkpoint", param_hint="--mean-with")
     with told_what_to_install("train"):
-        from wavllm_core.train.export import export
+        from wavllm_core.train.export import export, export_adapters
 
+    if adapters_of:
+        export_adapters(trained, adapters_of, out)
+        return
     export([trained, *(mean_with or [])], model, tokenizer, out)
 
 

@@ -50,7 +50,7 @@ def figures(pairs: Pairs, emotions: Emotions) -> dict[str, Share]:
 def baselines(pairs: Pairs, emotions: Emotions) -> Mapping[str, str]:
     """What the most frequent answer would score."""
     found = {}
-    for name, wanted in {ONE_OR_TWO: [same for same, _ in pairs], FEELING: [label for label, _ in emotions]}.items():
+    for name, wanted in ((ONE_OR_TWO, [str(same) for same, _ in pairs]), (FEELING, [label for label, _ in emotions])):
         if wanted:
             most = Counter(wanted).most_common(1)[0][1]
             found[name] = f"{100 * most / len(wanted):.1f} (the most frequent)"

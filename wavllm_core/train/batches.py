@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ TALKERS = ("so762", "librispeech", "s2i")  # whose speech is background to other
 NOISE = "noise"  # the source of clips in which nobody says anything
 IGNORED = -100  # a label that the loss leaves out
 Asked = Kind | Literal["sv"]  # by name of wavllm_core.tasks
+AskedKind = TypeVar("AskedKind", Asked, Kind)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class ExampleMaker:
 
     def batch(self, indices: Sequence[int], with_prompts: bool) -> Batch:
         """The tensors of some clips, and for the language model a task for each."""
-        task = self.task("sqa", "st", "ii", "cot", "sv") if with_prompts else None
+        task = self.task(*KINDS, "sv") if with_prompts else None
         pairable = [i for i in indices if self.partners.usable(i)] if task == "sv" else []
         if pairable:
             return self.pairs(pairable[: (len(indices) + 1) // 2])  # twice as long
@@ -184,9 +185,9 @@ class ExampleMaker:
             self.add_prompt(batch, [], Turn(spoken=True), ONE_SPEAKER, speakers_answer(one))
         return batch
 
-    def task(self, *kinds: Asked) -> Asked | None:
-        """Which of the lessons it is, if any."""
-        shares = {kind: share for kind, share in self.lessons.items() if kind in kinds}
+    def task(self, *kinds: AskedKind) -> AskedKind | None:
+        """Which of these lessons it is, if any."""
+        shares: dict[AskedKind, float] = {kind: self.lessons[kind] for kind in kinds if kind in self.lessons}
         return self.rng.choices([None, *shares], [1 - sum(shares.values()), *shares.values()])[0]
 
     def add_task(self, batch: Batch, clip: Clip, past_turns: int, task: Kind | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wavllm_core.checkpoint import save
+from wavllm_core.checkpoint import save, save_adapters
 from wavllm_core.config import RollingConfig
 from wavllm_core.errors import CheckpointError
 
@@ -27,6 +27,16 @@ def export(trained: Sequence[Path], model_config: Path, tokenizer: Path, out: Pa
             raise CheckpointError(f"{path}: of another model than {trained[0]}")
     mean = {name: torch.stack([model[name] for model in models]).mean(0) for name in models[0]}
     save(out, RollingConfig.from_json(model_config), mean, tokenizer)
+
+
+def export_adapters(trained: Path, base: Path, out: Path) -> None:
+    """The adapters of a training checkpoint that began from `base`, and of which nothing else was trained.
+
+    Raises CheckpointError as `save_adapters` does, and for a file that is not there.
+    """
+    if not trained.is_file():
+        raise CheckpointError(f"{trained}: no such file")
+    save_adapters(out, base, torch.load(trained, weights_only=True)["model"])
 
 
 def _shapes(model: dict[str, Tensor]) -> dict[str, torch.Size]:
