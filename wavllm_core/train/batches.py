@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ TALKERS = ("so762", "librispeech", "s2i")  # whose speech is background to other
 NOISE = "noise"  # the source of clips in which nobody says anything
 IGNORED = -100  # a label that the loss leaves out
 Asked = Kind | Literal["sv"]  # by name of wavllm_core.tasks
-AskedKind = TypeVar("AskedKind", Asked, Kind)
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class ExampleMaker:
         if with_prompts:
             past_turns = self.rng.choice((0, 1, 1, 2))  # for all, so that lengths stay alike
             for clip in clips:
-                self.add_task(batch, clip, past_turns, None if task == "sv" else task)
+                self.add_task(batch, clip, past_turns, task)
         return batch
 
     def pairs(self, indices: Sequence[int]) -> Batch:
@@ -185,12 +184,12 @@ class ExampleMaker:
             self.add_prompt(batch, [], Turn(spoken=True), ONE_SPEAKER, speakers_answer(one))
         return batch
 
-    def task(self, *kinds: AskedKind) -> AskedKind | None:
+    def task(self, *kinds: Asked) -> Asked | None:
         """Which of these lessons it is, if any."""
-        shares: dict[AskedKind, float] = {kind: self.lessons[kind] for kind in kinds if kind in self.lessons}
+        shares = {kind: self.lessons[kind] for kind in kinds if kind in self.lessons}
         return self.rng.choices([None, *shares], [1 - sum(shares.values()), *shares.values()])[0]
 
-    def add_task(self, batch: Batch, clip: Clip, past_turns: int, task: Kind | None) -> None:
+    def add_task(self, batch: Batch, clip: Clip, past_turns: int, task: Asked | None) -> None:
         """A transcription, or the assistant's answer after so many earlier turns; to noise it says nothing."""
         if clip.answer:
             self.add_prompt(batch, [], Turn(spoken=True), clip.prompt, clip.answer)
@@ -198,7 +197,7 @@ class ExampleMaker:
         if clip.source == NOISE:
             self.add_prompt(batch, [], Turn(spoken=True), self.rng.choice((TRANSCRIBE, "")), "")
             return
-        if task and clip.order and clip.text:
+        if task and task != "sv" and clip.order and clip.text:
             learned = lesson(task, clip.order, clip.text, self.rng)
             self.add_prompt(batch, [], Turn(spoken=True), learned.instruction, learned.answer)
             return
@@ -297,12 +296,12 @@ class ExampleMaker:
         said = self.rng.choices(self.plain_ids, k=tokens)
         self.add_prompt(batch, [], Turn(spoken=True), TRANSCRIBE, said, self.as_if_heard(said))
 
-    def add_order(self, batch: Batch, task: Kind | None) -> None:
+    def add_order(self, batch: Batch, task: Asked | None) -> None:
         """An order as if heard, to be repeated, written down, or asked about; often one of many words."""
         order = max((random_order(self.rng) for _ in range(self.rng.randint(1, 4))), key=lambda one: len(one.slots()))
         words = random_spoken_form(order, self.rng)
         heard = self.as_if_heard(self.words(words))
-        if task:
+        if task and task != "sv":
             learned = lesson(task, order, words, self.rng)
             self.add_prompt(batch, [], Turn(spoken=True), learned.instruction, learned.answer, heard)
         elif self.rng.random() < 0.2:
