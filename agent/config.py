@@ -109,6 +109,8 @@ class TurnsConfig:
     short_ms: Annotated[StrictInt, Field(ge=0, le=MAX_HOLD_MS)] = 0
     back_channels: Annotated[tuple[BackChannel, ...], Field(strict=False, max_length=MAX_BACK_CHANNELS)] = MURMURS
     resume: StrictBool = True
+    unsure_ms: Annotated[StrictInt, Field(ge=0, le=MAX_HOLD_MS)] = 1_000
+    min_confidence: Share = 0.65
     detector: Detector = "silero"
     max_utterance_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000
     max_manual_ms: Annotated[StrictInt, Field(ge=5_000, le=120_000)] = 30_000

@@ -10,7 +10,7 @@ import numpy as np
 
 from agent.config import AgentConfig, ServerConfig
 from agent.transport.server import serve
-from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.engine.api import Exchange, Heard, Sampling, Written
 from wavllm_core.engine.load import Load
 
 
@@ -43,8 +43,8 @@ class MuteEngine:
     async def reply(self, *_: object) -> AsyncGenerator[str, None]:
         yield "yes"
 
-    async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
-        yield "something"
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[Written, None]:
+        yield Written("something")
 
     def prompt_usage(self) -> None:
         return None

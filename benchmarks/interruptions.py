@@ -25,6 +25,7 @@ from agent.hearing.listener import Listener, Speech, to_waveform
 from agent.hearing.silero import SileroVad, load_silero
 from agent.hearing.turns import SpeechStopped, TurnRules
 from agent.protocol.interruption import Interruption
+from agent.sessions.transcripts import Transcript
 from agent.transport.server import serve
 from clients.realtime import Conversation, Waveform, connect, to_pcm
 from wavllm_core.engine.live import LiveEngine
@@ -42,7 +43,7 @@ SETTINGS = {
 }
 
 
-async def hear(engine: LiveEngine, sounds: list[Waveform]) -> list[tuple[int, str]]:
+async def hear(engine: LiveEngine, sounds: list[Waveform]) -> list[tuple[int, Transcript]]:
     """Milliseconds voiced and transcript of every turn that these open."""
     model, context, found = load_silero(), engine.open_context(), []
     for sound in sounds:
@@ -56,20 +57,22 @@ async def hear(engine: LiveEngine, sounds: list[Waveform]) -> list[tuple[int, st
                 utterance = context.open_utterance()
                 utterance.push(to_waveform(said))
                 heard = await utterance.hear()
-                text = "".join([piece async for piece in engine.transcribe(heard)])
+                written = Transcript(tuple([piece async for piece in engine.transcribe(heard)]))
                 utterance.cancel()
-                found.append((event.voiced_samples // 16, text.strip()))
+                found.append((event.voiced_samples // 16, written))
                 said = b""
     context.close()
     return found
 
 
-def describe(source: str, sounds: int, turns: list[tuple[int, str]]) -> list[object]:
-    voiced = [ms for ms, _ in turns]
-    nothing = [Interruption().is_nothing(text) for _, text in turns]
+def describe(source: str, sounds: int, turns: list[tuple[int, Transcript]]) -> list[object]:
+    voiced, rules = [ms for ms, _ in turns], Interruption()
+    nothing = [rules.is_nothing(written.text) for _, written in turns]
+    unsure = [rules.is_unsure(written.confidence, ms) for ms, written in turns]
+    taken = [sum(nothing), sum(one or other for one, other in zip(nothing, unsure, strict=True))]
     shares = [100 * sum(ms < short for ms in voiced) / len(turns) for short in SHORT_MS]
     middle = [percentile(voiced, share) for share in (0.05, 0.5)]
-    return [source, sounds, len(turns), *middle, *shares, 100 * sum(nothing) / len(turns)]
+    return [source, sounds, len(turns), *middle, *shares, *(100 * count / len(turns) for count in taken)]
 
 
 @asynccontextmanager
@@ -149,7 +152,7 @@ def main() -> None:
     announce(where)
     heads = ["source", "clips", "turns", "voiced ms, p5", "p50", *(f"under {ms} ms, %" for ms in SHORT_MS)]
     rows = [describe(source, len(chosen[source]), found) for source, found in turns.items() if found]
-    table([*heads, "taken for nothing, %"], rows)
+    table([*heads, "without words, or of murmurs, %", "these and unsure, %"], rows)
     rows = []
     for name, said in replies.items():
         first = [one["first_token_ms"] for one in said]

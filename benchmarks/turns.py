@@ -134,7 +134,7 @@ async def converse(engine: LiveEngine, plain: PlainLoop, waveform: np.ndarray, t
         paused, total_ms, text, heard = await reply(context, await pause(engine, context, waveform, past, 0), past)
         ahead, _, ahead_text, _ = await reply(context, await pause(engine, context, waveform, past, 3), past)
         anew, plain_text = plain.answer(engine.core.language.planner.recent(past, 0), torch.from_numpy(waveform))
-        transcript = "".join([piece async for piece in engine.transcribe(heard)])
+        transcript = "".join([piece.text async for piece in engine.transcribe(heard)])
         past.append(Exchange(transcript, speaker=1, reply=text))
         watch = Stopwatch()
         context.prepare("", past)

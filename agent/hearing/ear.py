@@ -55,6 +55,7 @@ class OpenUtterance:
     start_sample: int | None = None  # in the audio of the session, where a turn was found
     voiced_samples: int = 0  # of it, at its last pause
     read: tuple[int, str] | None = None  # how much of it was written down ahead, in samples, and what
+    unsure: bool = False  # that those were words
     pcm: list[bytes] = field(default_factory=list)  # the same audio, to be given back
 
     @property

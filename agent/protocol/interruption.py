@@ -24,9 +24,15 @@ class Interruption:
     short_ms: int = 0  # less of voice than this is no words, whatever it is taken for
     back_channels: tuple[str, ...] = MURMURS  # what listeners say who want to hear more
     resume: bool = True  # go on with a reply that was stopped by nothing
+    unsure_ms: int = 1_000  # less of voice than this is no words, where the model is not sure of them
+    min_confidence: float = 0.65  # from which on it is: the geometric mean of its tokens' probabilities
 
     def to_wire(self) -> dict[str, Any]:
         return asdict(self) | {"back_channels": list(self.back_channels)}
+
+    def is_unsure(self, confidence: float, voiced_ms: float) -> bool:
+        """Whether what was written down may as well have been a noise."""
+        return voiced_ms < self.unsure_ms and confidence < self.min_confidence
 
     def is_nothing(self, transcript: str) -> bool:
         """Whether somebody who said this wants no answer to it."""
@@ -45,6 +51,10 @@ def merge_interruption(current: Interruption, patch: Fields) -> Interruption:
         settings = replace(settings, hold_ms=patch.integer("hold_ms", 0, MAX_HOLD_MS))
     if "short_ms" in patch:
         settings = replace(settings, short_ms=patch.integer("short_ms", 0, MAX_HOLD_MS))
+    if "unsure_ms" in patch:
+        settings = replace(settings, unsure_ms=patch.integer("unsure_ms", 0, MAX_HOLD_MS))
+    if "min_confidence" in patch:
+        settings = replace(settings, min_confidence=patch.number("min_confidence", 0, 1))
     if "back_channels" in patch:
         phrases = patch.texts("back_channels", MAX_BACK_CHANNELS, MAX_BACK_CHANNEL_CHARS)
         if wordless := wordless_phrase(phrases):

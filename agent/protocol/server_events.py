@@ -186,8 +186,14 @@ def timer_told(call_id: str, name: str, status: str, left_s: float) -> ServerEve
     return {"type": "wavllm.timer", "call_id": call_id, "name": name, "status": status, "left_s": left_s}
 
 
-def transcript_delta(item_id: str, delta: str) -> ServerEvent:
-    return {"type": f"{TRANSCRIPTION}.delta", "item_id": item_id, "content_index": 0, "delta": delta}
+def transcript_delta(item_id: str, delta: str, logprobs: list[dict[str, Any]] | None = None) -> ServerEvent:
+    event = {"type": f"{TRANSCRIPTION}.delta", "item_id": item_id, "content_index": 0, "delta": delta}
+    return event if logprobs is None else event | {"logprobs": logprobs}
+
+
+def logprob(token: str, value: float) -> dict[str, Any]:
+    """How sure the model was of a piece of a transcript."""
+    return {"token": token, "logprob": round(value, 6), "bytes": list(token.encode())}
 
 
 def transcript_segment(item_id: str, segment_id: str, text: str, seconds: float, speaker: str) -> ServerEvent:
@@ -204,8 +210,10 @@ def transcript_segment(item_id: str, segment_id: str, text: str, seconds: float,
     }
 
 
-def transcript_completed(item_id: str, transcript: str, seconds: float, speaker: str | None) -> ServerEvent:
-    return {
+def transcript_completed(
+    item_id: str, transcript: str, seconds: float, speaker: str | None, logprobs: list[dict[str, Any]] | None = None
+) -> ServerEvent:
+    event = {
         "type": f"{TRANSCRIPTION}.completed",
         "item_id": item_id,
         "content_index": 0,
@@ -213,6 +221,7 @@ def transcript_completed(item_id: str, transcript: str, seconds: float, speaker:
         "usage": {"type": "duration", "seconds": round(seconds, 3)},
         "speaker": speaker,
     }
+    return event if logprobs is None else event | {"logprobs": logprobs}
 
 
 def transcript_failed(item_id: str, message: str) -> ServerEvent:

@@ -29,6 +29,7 @@ from agent.protocol.turn_detection import SERVER_VAD, TurnDetection, merge_detec
 
 MAX_OUTPUT_TOKENS: Final = 4_096
 MODEL: Final = "wavllm"
+LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 NO_VOICE: Final = 'this server has no voice; ask for ["text"]'
 NOT_FOR_TRANSCRIPTION: Final = ("instructions", "output_modalities", "tools", "tool_choice", "max_output_tokens")
 
@@ -59,6 +60,7 @@ class SessionSettings:
     asked_voice: str | None = None  # as the client called it; it means `voice`
     speakers: SpeakerSettings = field(default_factory=SpeakerSettings)
     interruption: Interruption = field(default_factory=Interruption)
+    logprobs: bool = False  # the client wants to know how sure the model was of a transcript
 
     @property
     def answers_by_itself(self) -> bool:
@@ -73,10 +75,11 @@ class SessionSettings:
             "interruption": self.interruption.to_wire(),
             "functions": list(self.own_functions),
         }
-        known = {"type": self.kind, "id": session_id, "expires_at": expires_at, "wavllm": extensions}
+        known: dict[str, Any] = {"type": self.kind, "id": session_id, "expires_at": expires_at, "wavllm": extensions}
+        known["include"] = [LOGPROBS] if self.logprobs else None
         if self.kind == "transcription":
             known["object"] = "realtime.transcription_session"
-            return {**known, "audio": {"input": self._input_to_wire()}, "include": None}
+            return {**known, "audio": {"input": self._input_to_wire()}}
         spoken = {"output": {"format": self.output_format.to_wire(), "voice": self.voice, "speed": 1.0}}
         return {
             **known,
@@ -153,10 +156,19 @@ def _merge_kind(current: SessionSettings, patch: Fields, fixed: Fixed) -> Sessio
     if fixed.kind and model not in (current.model, MODEL):
         raise _immutable(patch, "model", current.model, "something was said already")
     patch.refuse("prompt", "this server keeps no prompt templates; send instructions")
-    patch.refuse("include", "this model tells no log probabilities")
+    logprobs = _wants_logprobs(patch) if "include" in patch else current.logprobs
     if patch.values.get("truncation") is not None:
         patch.choice("truncation", ["auto"])
-    return replace(current, kind=kind, model=current.model if model == MODEL else model)
+    return replace(current, kind=kind, model=current.model if model == MODEL else model, logprobs=logprobs)
+
+
+def _wants_logprobs(patch: Fields) -> bool:
+    if patch.values["include"] is None:
+        return False
+    included = patch.texts("include", 8, MAX_ID_CHARS)
+    if set(included) - {LOGPROBS}:
+        raise patch.wrong("include", f'["{LOGPROBS}"]')
+    return bool(included)
 
 
 def _merge_extensions(settings: SessionSettings, patch: Fields, defaults: SessionSettings) -> SessionSettings:

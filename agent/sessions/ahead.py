@@ -21,6 +21,7 @@ from agent.protocol.turn_detection import Eagerness
 from agent.sessions.attribution import Attribution
 from agent.sessions.response import Surroundings
 from agent.sessions.responses import Responses
+from agent.sessions.transcripts import Transcript
 from wavllm_core.engine.api import Engine, Exchange, Heard
 from wavllm_core.errors import CoreError
 
@@ -44,7 +45,7 @@ class ReadAhead:
     said: OpenUtterance
     samples: int
     heard: Heard
-    text: str | None  # None: that failed
+    written: Transcript | None  # None: that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +98,28 @@ class Ahead:
         said.heard_ahead = False
         if said.samples != ahead.samples:
             return None
-        if heard and in_doubt and not self._is_short(said.voiced_samples):
+        settings = self._ear.settings
+        may_be_noise = settings.answers_by_itself and to_ms(said.voiced_samples) < settings.interruption.unsure_ms
+        if heard and (in_doubt or may_be_noise) and not self._is_short(said.voiced_samples):
             self._start(_read_ahead(self._around.engine, ahead, heard), f"read ahead {said.item_id}")
         if heard:
             self.speculate(heard)
-        detection = self._ear.settings.turn_detection
+        detection = settings.turn_detection
         return await self._judge(heard, detection.eagerness) if detection and detection.eagerness else None
 
     def take_read(self, ahead: ReadAhead) -> bool:
         """Remember the words; returns whether there are any in what was said by now."""
         said = ahead.said
-        if said.samples != ahead.samples or ahead.text is None:
+        written, interruption = ahead.written, self._ear.settings.interruption
+        if said.samples != ahead.samples or written is None:
             return False
-        said.read = ahead.samples, ahead.text
-        return not self._ear.settings.interruption.is_nothing(ahead.text)
+        said.unsure = interruption.is_unsure(written.confidence, to_ms(said.voiced_samples))
+        said.read = ahead.samples, "" if said.unsure else written.text
+        return not interruption.is_nothing(said.read[1])
+
+    def sounds_like_noise(self, said: OpenUtterance) -> bool:
+        """Of a turn that is over."""
+        return said.unsure and said.read is not None and said.read[0] == said.samples
 
     async def take_early(self, early: HeardEarly) -> None:
         """Say who seems to be speaking."""
@@ -153,11 +162,11 @@ async def _hear_ahead(said: OpenUtterance, samples: int) -> HeardAhead:
 
 
 async def _read_ahead(engine: Engine, ahead: HeardAhead, heard: Heard) -> ReadAhead:
-    text: str | None = None
+    written: Transcript | None = None
     with suppress(CoreError):
         async with aclosing(engine.transcribe(heard)) as pieces:
-            text = "".join([piece async for piece in pieces]).strip()
-    return ReadAhead(ahead.said, ahead.samples, heard, text)
+            written = Transcript(tuple([piece async for piece in pieces]))
+    return ReadAhead(ahead.said, ahead.samples, heard, written)
 
 
 async def _hear_early(said: OpenUtterance) -> HeardEarly:

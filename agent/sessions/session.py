@@ -278,7 +278,7 @@ class Session:
         self._settings = merge(self._settings, event.patch, self._options.settings, fixed)
         had_audio = self._ear.holds_audio
         self._ear.configure(self._settings)
-        self._transcripts.told = self._settings.transcription
+        self._transcripts.told, self._transcripts.logprobs = self._settings.transcription, self._settings.logprobs
         self._who.settings = self._settings.speakers
         if had_audio and not self._ear.holds_audio:
             await self._turns.drop()

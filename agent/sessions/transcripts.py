@@ -6,17 +6,35 @@ Acts only when its session tells it to; transcripts are made in tasks, which rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
+from math import exp
+from typing import Any, Final
 
 from agent.protocol import server_events as events
 from agent.sessions.conversation import Conversation, Item
-from wavllm_core.engine.api import Engine, Heard
+from wavllm_core.engine.api import Engine, Heard, Written
 from wavllm_core.errors import CoreError
 
 MAX_TRANSCRIPTS: Final = 8  # under way in one conversation; more are refused
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was written down."""
+
+    pieces: tuple[Written, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces).strip()
+
+    @property
+    def confidence(self) -> float:
+        """From 0 to 1: the geometric mean of its tokens' probabilities."""
+        tokens = sum(piece.tokens for piece in self.pieces)
+        return exp(sum(piece.logprob for piece in self.pieces) / max(1, tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +42,7 @@ class TranscriptPiece:
     """Report: more of what was said."""
 
     item: Item
-    text: str
+    written: Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,7 @@ class TranscriptEnded:
     item: Item
     text: str
     failure: str | None
+    pieces: tuple[Written, ...] = ()  # that the text was made of
 
 
 TranscriptReport = TranscriptPiece | TranscriptEnded
@@ -52,6 +71,7 @@ class Transcripts:
         new_id: Callable[[str], str],
     ) -> None:
         self.told = True  # the client wants to read them
+        self.logprobs = False  # and how sure the model was of each token
         self._engine, self._conversation = engine, conversation
         self._tasks, self._report, self._send, self._new_id = tasks, report, send, new_id
         self._under_way = 0
@@ -79,18 +99,22 @@ class Transcripts:
         if isinstance(report, TranscriptEnded):
             await self._end(report)
         elif self._is_told(report.item):
-            await self._send(events.transcript_delta(report.item.id, report.text))
+            logprobs = self._logprobs([report.written])
+            await self._send(events.transcript_delta(report.item.id, report.written.text, logprobs))
 
     async def _write_down(self, item: Item, heard: Heard) -> None:
-        text, failure = "", None
+        written: list[Written] = []
+        failure = None
         try:
             async with aclosing(self._engine.transcribe(heard)) as pieces:
                 async for piece in pieces:
-                    text += piece
-                    await self._report(TranscriptPiece(item, piece))
+                    written.append(piece)
+                    if piece.text:
+                        await self._report(TranscriptPiece(item, piece))
         except CoreError as error:
             failure = str(error)
-        await self._report(TranscriptEnded(item, text.strip(), failure))
+        whole = Transcript(tuple(written))
+        await self._report(TranscriptEnded(item, whole.text, failure, whole.pieces))
 
     async def _end(self, ended: TranscriptEnded) -> None:
         item = ended.item
@@ -104,7 +128,13 @@ class Transcripts:
         speaker = self._conversation.speaker_label(item)
         if speaker and item.text:
             await self._send(events.transcript_segment(item.id, self._new_id("seg"), item.text, item.seconds, speaker))
-        await self._send(events.transcript_completed(item.id, item.text, item.seconds, speaker))
+        logprobs = self._logprobs(ended.pieces)
+        await self._send(events.transcript_completed(item.id, item.text, item.seconds, speaker, logprobs))
+
+    def _logprobs(self, pieces: Sequence[Written]) -> list[dict[str, Any]] | None:
+        if not self.logprobs:
+            return None
+        return [events.logprob(piece.text, piece.logprob) for piece in pieces if piece.text and piece.tokens]
 
     def _is_told(self, item: Item) -> bool:
         return self.told and item in self._conversation.items

@@ -193,8 +193,11 @@ class Turns:
                 await self._around.send(events.speech_ignored(turn.said.read[1] if turn.said.read else "", *span))
                 self.expect_speech()
             case Commit(words, then) if turn:
+                due = turn.due
+                if then == "answer" and self._ahead.sounds_like_noise(turn.said):  # by silence
+                    words, due = False, replace(due, overrides=replace(due.overrides, say=""))
                 await self._around.send(events.speech_stopped(turn.said.item_id, turn.end_ms))
-                await self.commit(turn.said, turn.due, words, then)
+                await self.commit(turn.said, due, words, then)
                 if then == "resume":
                     await self._resume()
             case SetAside(item_id):

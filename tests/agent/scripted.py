@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import VoiceError
-from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling
+from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling, Written
 from wavllm_core.engine.load import Load, Spread
 from wavllm_core.errors import CapacityError, CoreError
 
@@ -113,6 +113,7 @@ class ScriptedEngine:
         self.pencil.set()
         self.deaf = self.mute = self.cannot_write = False
         self.written: str | None = None  # every transcript; None: it tells the voice
+        self.logprob = 0.0  # of each piece of one
 
     def open_context(self) -> ScriptedContext:
         if self.full:
@@ -121,17 +122,17 @@ class ScriptedEngine:
         self.open.add(context)
         return context
 
-    async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[Written, None]:
         self.running += 1
         try:
             await self.pencil.wait()
             if self.written is not None:
-                yield self.written
+                yield Written(self.written, self.logprob)
                 return
-            yield f"voice {voice_of(heard.speech_embeds)} "
+            yield Written(f"voice {voice_of(heard.speech_embeds)} ", self.logprob)
             if self.cannot_write:
                 raise CoreError("the pencil is broken")
-            yield f"for {round(1000 * heard.seconds)} ms"
+            yield Written(f"for {round(1000 * heard.seconds)} ms", self.logprob)
         finally:
             self.running -= 1
 

@@ -32,7 +32,7 @@ from agent.voices.speakers import SpeakerOptions
 from tests.agent.harness import MODELS, with_the_one_rate_of_the_sdk
 from tests.agent.oracle import Oracle
 from tests.agent.scripted import LoudnessVad, ScriptedEngine, ScriptedVoice, silence, speech
-from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.engine.api import Exchange, Heard, Sampling, Written
 from wavllm_core.errors import CoreError
 
 CALL = '<tool_call>{"name": "brew", "arguments": {}}</tool_call>'
@@ -64,6 +64,7 @@ class SteppedEngine(ScriptedEngine):
         self.ink = asyncio.Semaphore(0)
         self.script: list[str] = []
         self.fails = self.murmurs = False
+        self.logprob = 0.0  # of each piece of a transcript
 
     async def reply(
         self, instructions: str, history: Sequence[Exchange], sampling: Sampling
@@ -80,14 +81,14 @@ class SteppedEngine(ScriptedEngine):
         finally:
             self.running -= 1
 
-    async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[Written, None]:
         self.running += 1
         try:
             for word in ("m", "hm") if self.murmurs else ("so ", "it was"):
                 await self.ink.acquire()
                 if self.fails:
                     raise CoreError("out of ink")
-                yield word
+                yield Written(word, self.logprob)
         finally:
             self.running -= 1
 
@@ -279,9 +280,13 @@ class SessionMachine(RuleBasedStateMachine):
         deaf=st.booleans(),
         murmurs=st.booleans(),
         broken=st.booleans(),
+        sure=st.booleans(),
     )
-    def things_go_differently(self, script: list[str], fails: bool, deaf: bool, murmurs: bool, broken: bool) -> None:
+    def things_go_differently(
+        self, script: list[str], fails: bool, deaf: bool, murmurs: bool, broken: bool, sure: bool
+    ) -> None:
         self.engine.script, self.engine.fails, self.engine.deaf = script, fails, deaf
+        self.engine.logprob = 0.0 if sure else -1.0
         self.engine.murmurs, self.voice.broken = murmurs, broken
 
     @rule(
@@ -312,11 +317,12 @@ class SessionMachine(RuleBasedStateMachine):
         script=st.sampled_from([*REPLIES, *FOR_SERVER]),
         ink=st.tuples(st.integers(0, 3), st.sampled_from([0, 2, 9])),
         murmurs=st.booleans(),
+        sure=st.booleans(),
     )
     def person_speaks_into_a_reply(
-        self, ms: int, begins: str, script: list[str], ink: tuple[int, int], murmurs: bool
+        self, ms: int, begins: str, script: list[str], ink: tuple[int, int], murmurs: bool, sure: bool
     ) -> None:
-        self.things_go_differently(script, fails=False, deaf=False, murmurs=murmurs, broken=False)
+        self.things_go_differently(script, fails=False, deaf=False, murmurs=murmurs, broken=False, sure=sure)
         usual = {"type": "server_vad", "create_response": True, "interrupt_response": True}
         self.say("session.update", session={"audio": {"input": {"turn_detection": usual}}})
         if begins in RUSH:

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from agent.config import AgentConfig, ServerConfig
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import Fields
-from agent.protocol.settings import Fixed, SessionSettings, merge
+from agent.protocol.settings import LOGPROBS, Fixed, SessionSettings, merge
 from tests.agent.harness import Client, running, talking, turn
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
 
@@ -26,7 +26,9 @@ def merged(patch: dict[str, Any], fixed: Fixed | None = None, **now: Any) -> Ses
     [
         ({"model": "gpt-realtime"}, "immutable_parameter", "model"),
         ({"prompt": {"id": "pmpt_1"}}, "unsupported_parameter", "prompt"),
-        ({"include": ["item.input_audio_transcription.logprobs"]}, "unsupported_parameter", "include"),
+        ({"include": ["item.input_audio_transcription.words"]}, "invalid_value", "include"),
+        ({"include": [LOGPROBS, None]}, "invalid_value", "include[1]"),
+        ({"include": LOGPROBS}, "invalid_value", "include"),
         ({"truncation": "disabled"}, "invalid_value", "truncation"),
         ({"tool_choice": "required"}, "unsupported_parameter", "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "unsupported_parameter", "tool_choice"),
@@ -117,6 +119,32 @@ async def transcribes_only(client: Client) -> None:
         await client.send("session.update", session={"type": "transcription", name: value})
         complaint = await client.complaint()
         assert (complaint["code"], complaint["param"]) == ("unsupported_parameter", f"session.{name}")
+
+
+@pytest.mark.parametrize("kind", ["realtime", "transcription"])
+async def test_transcripts_tell_how_sure_the_model_was_where_it_is_wanted(kind: str) -> None:
+    engine = ScriptedEngine()
+    engine.logprob = -0.25
+
+    async def told(client: Client) -> list[Any]:
+        client.seen.clear()
+        await client.append(turn(400))
+        completed = await client.until(f"{TRANSCRIPTION}.completed")
+        deltas = [event for event in client.seen if event["type"] == f"{TRANSCRIPTION}.delta"]
+        assert "".join(event["delta"] for event in deltas).strip() == completed["transcript"]
+        return [event.get("logprobs") for event in (*deltas, completed)]
+
+    async with running(engine) as port, talking(port) as client:
+        assert (await client.configure(type=kind))["session"]["include"] is None
+        assert await told(client) == [None, None, None]
+        assert (await client.configure(type=kind, include=[LOGPROBS]))["session"]["include"] == [LOGPROBS]
+        first, second, whole = await told(client)
+        assert whole == [*first, *second]
+        assert first == [{"token": "voice 1 ", "logprob": -0.25, "bytes": list(b"voice 1 ")}]
+        await client.configure(type=kind, instructions="x") if kind == "realtime" else None
+        assert None not in await told(client)  # what is not named stays
+        await client.configure(type=kind, include=None)
+        assert await told(client) == [None, None, None]
 
 
 async def test_a_session_can_be_told_to_transcribe() -> None:

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from tests.core.tiny import tiny_checkpoint, tiny_model
-from wavllm_core.engine.api import Exchange, Heard, Sampling
+from wavllm_core.engine.api import Exchange, Heard, Sampling, Written
 from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine
 from wavllm_core.engine.planner import Planner, RollingPrompts
+from wavllm_core.engine.sampling import INCOMPLETE
 from wavllm_core.errors import CapacityError, CoreError, InputError
-from wavllm_core.prompt import PromptTemplate, Turn
+from wavllm_core.lora import gated
+from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
 
 SHORT = Sampling(max_tokens=12)
 SLOT_MIB = 1  # more than one slot of the tiny model takes
@@ -56,8 +58,9 @@ async def hear(talk: LiveContext, waveform: np.ndarray, chunk: int) -> Heard:
         utterance.cancel()
 
 
-async def words(pieces: AsyncGenerator[str, None]) -> str:
-    return "".join([piece async for piece in pieces])
+async def words(pieces: AsyncGenerator[str, None] | AsyncGenerator[Written, None]) -> str:
+    """Of a reply, or of a transcript."""
+    return "".join([piece if isinstance(piece, str) else piece.text async for piece in pieces])
 
 
 def alone(engine: LiveEngine, history: Sequence[Exchange], sampling: Sampling = SHORT, instruction: str = "") -> str:
@@ -97,6 +100,29 @@ async def test_strangers_together_answer_as_each_alone(engine: LiveEngine) -> No
     assert len(set(together)) > 1  # the model listens
     for talk in talks:
         talk.close()
+
+
+async def test_a_transcript_tells_how_sure_the_model_was(engine: LiveEngine, talk: LiveContext) -> None:
+    """Of every token, the end included: as transformers and peft have it."""
+    heard = await hear(talk, noise(20_000), 320)
+    pieces = [piece async for piece in engine.transcribe(heard)]
+    said = "".join(piece.text for piece in pieces)
+    model, template = tiny_model(), PromptTemplate(engine.core.language.tokenizer)
+    prompt = template.build([], Turn(spoken=True), TRANSCRIBE)
+    ids: list[int] = []
+    with torch.no_grad(), gated(model.llm, model.gate_for([template.gate_ids(TRANSCRIBE)])):
+        for piece in pieces:
+            parts = (model.embed(torch.tensor(prompt.before)), heard.speech_embeds)
+            inputs = torch.cat([*parts, model.embed(torch.tensor([*prompt.after, *ids]))])[None]
+            logprobs = model.llm(inputs_embeds=inputs).logits[0, -1].log_softmax(-1)
+            if not piece.tokens:
+                assert piece is pieces[-1] and piece.logprob == 0
+                break
+            best = int(logprobs.argmax())
+            assert piece.tokens == 1 and piece.logprob == pytest.approx(float(logprobs[best]), abs=1e-4)
+            ids.append(best)
+    whole = template.tokenizer.decode([token for token in ids if token != template.end_id])
+    assert said == whole.lstrip().removesuffix(INCOMPLETE) and len(ids) > 3
 
 
 async def test_a_long_conversation_answers_as_if_every_turn_were_read_anew(engine: LiveEngine) -> None:

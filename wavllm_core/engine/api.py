@@ -51,6 +51,15 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Written:
+    """A piece of a transcript, and how sure the model was of it."""
+
+    text: str  # may be empty: of half a character, and of the end
+    logprob: float = 0.0  # natural logarithm of the probability of its tokens, together
+    tokens: int = 1
+
+
+@dataclass(frozen=True)
 class PromptUsage:
     """What a reply was made from."""
 
@@ -106,8 +115,8 @@ class Engine(Protocol):
     def open_context(self) -> Context:
         """Begin a conversation. Raises CapacityError when there is no room for one more."""
 
-    def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
-        """What was said, piece by piece; closing the generator stops the work."""
+    def transcribe(self, heard: Heard) -> AsyncGenerator[Written, None]:
+        """What was said, piece by piece, the end as a last one; closing the generator stops the work."""
 
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` has, for usage figures."""

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from wavllm_core.checkpoint import NANO, is_hugging_face, load
-from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling
+from wavllm_core.engine.api import Exchange, Heard, PromptUsage, Sampling, Written
 from wavllm_core.engine.core import Core, EngineLimits, OpenModel, rolling
 from wavllm_core.engine.load import Load
 from wavllm_core.engine.talk import Answer, Kind, Talk
@@ -63,7 +64,7 @@ class LiveEngine:
         self._conversations += 1
         return LiveContext(self, self._forget)
 
-    async def transcribe(self, heard: Heard) -> AsyncGenerator[str, None]:
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[Written, None]:
         """What was said, in the style of the model's transcription task."""
         talk, begun = Talk(passing=True), False
         self.tell(lambda: self.core.talks.open.append(talk))
@@ -73,9 +74,9 @@ class LiveEngine:
                 self.answer(talk, "transcript", TRANSCRIBE, [Exchange(heard=heard)], sampling)
             ) as pieces:
                 async for piece in pieces:
-                    if text := piece if begun else piece.lstrip():  # every word of a transcript brings its space
-                        begun = True
-                        yield text
+                    text = piece.text if begun else piece.text.lstrip()  # every word of a transcript brings its space
+                    begun = begun or bool(text)
+                    yield replace(piece, text=text)
         finally:
             self.tell(lambda: self.core.close(talk))
 
@@ -125,8 +126,11 @@ class LiveEngine:
         history: Sequence[Exchange],
         sampling: Sampling,
         begun: Callable[[PromptUsage], None] = lambda _: None,
-    ) -> AsyncGenerator[str, None]:
-        """The pieces of a reply or a transcript; closing the generator stops the work. `begun`: by the worker."""
+    ) -> AsyncGenerator[Any, None]:
+        """The pieces of a reply, as text, or of a transcript, as `Written`; closing the generator stops the work.
+
+        begun: is told by the worker
+        """
         talks, asked = self.core.talks, list(history)
         with self.outlet() as outlet:
             answers: list[Answer | None] = []

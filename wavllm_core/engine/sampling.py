@@ -48,6 +48,11 @@ def choose(choosers: Sequence[Chooser], logits: Tensor) -> list[int | CoreError]
     ]
 
 
+def log_probability(logits: Tensor, token: int) -> float:
+    """Of a token, (vocabulary,) -> natural logarithm."""
+    return float(logits.float().log_softmax(-1)[token])
+
+
 class Spelling:
     """The text of one reply as it grows; holds back half characters, and what may become a stop string."""
 

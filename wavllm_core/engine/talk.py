@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from wavllm_core.engine.api import Exchange, Sampling
+from wavllm_core.engine.api import Exchange, Sampling, Written
 from wavllm_core.engine.kv import Slot
 from wavllm_core.engine.planner import Plan
 from wavllm_core.engine.sampling import Chooser, Spelling
@@ -23,7 +23,7 @@ LISTENING_DUE_S = 0.3  # vectors of live speech should stand in the slot so soon
 HISTORY_DUE_S = 1.0
 
 Kind = Literal["reply", "transcript", "speculation"]
-Piece = str | CoreError | None  # None: that was all
+Piece = str | Written | CoreError | None  # Written: of a transcript; None: that was all
 DUE_S: dict[Kind, float] = {
     "reply": FIRST_TOKEN_DUE_S,
     "transcript": TRANSCRIPT_DUE_S,
@@ -53,6 +53,13 @@ class Answer:
         if self.next_token is not None and self.kind == "reply":
             return self.since + TOKEN_DUE_S
         return self.since + DUE_S[self.kind]
+
+    def write(self, text: str, logprob: float, tokens: int = 1) -> None:
+        """Hand over or hold the text of so many tokens; of a reply, where there is any."""
+        if self.kind == "transcript":
+            self.put(Written(text, logprob, tokens))
+        elif text:
+            self.put(text)
 
     def put(self, piece: Piece) -> None:
         """Hand a piece over, or hold it."""

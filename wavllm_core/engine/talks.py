@@ -19,7 +19,7 @@ from wavllm_core.engine.language import Language
 from wavllm_core.engine.llama import Row
 from wavllm_core.engine.load import Meter
 from wavllm_core.engine.planner import Plan
-from wavllm_core.engine.sampling import Chooser, Spelling, choose
+from wavllm_core.engine.sampling import Chooser, Spelling, choose, log_probability
 from wavllm_core.engine.speculation import Speculation
 from wavllm_core.engine.talk import HISTORY_DUE_S, LISTENING_DUE_S, Answer, Kind, Piece, Talk
 from wavllm_core.engine.utterances import Hearing
@@ -295,23 +295,24 @@ class Talks:
         if told:
             logits = self.language.llama.logits(torch.stack([state for _, _, state in told]))
             tokens = choose([answer.chooser for _, answer, _ in told], logits)
-            for (talk, answer, _), token in zip(told, tokens, strict=True):
-                self._take_token(talk, answer, token)
+            for (talk, answer, _), token, row in zip(told, tokens, logits, strict=True):
+                self._take_token(talk, answer, token, row)
 
-    def _take_token(self, talk: Talk, answer: Answer, token: int | CoreError) -> None:
+    def _take_token(self, talk: Talk, answer: Answer, token: int | CoreError, logits: Tensor) -> None:
         answer.since = self.clock()
         if isinstance(token, CoreError):
             self._fail(talk, token)
             return
-        if token not in self.language.end_ids:
+        logprob = log_probability(logits, token) if answer.kind == "transcript" else 0.0
+        if token in self.language.end_ids:
+            answer.write(answer.spelling.finish(), logprob)
+        else:
             answer.tokens += 1
             answer.next_token = token
-            if text := answer.spelling.add(token):
-                answer.put(text)
+            answer.write(answer.spelling.add(token), logprob)
             if not answer.spelling.stopped and answer.tokens < answer.sampling.max_tokens:
                 return
-        if text := answer.spelling.finish():
-            answer.put(text)
+            answer.write(answer.spelling.finish(), 0.0, tokens=0)
         self._end(talk, answer, None)
 
     def _fail(self, talk: Talk, error: CoreError) -> None:
