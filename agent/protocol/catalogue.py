@@ -165,7 +165,7 @@ LIMITS: Final = {
     "tools": f"{MAX_TOOLS}, each of {MAX_TOOL_CHARS} characters",
     "metadata": f"{MAX_METADATA_PAIRS} pairs",
     "max_output_tokens": f"{MAX_OUTPUT_TOKENS}, or what the server is configured for",
-    "hold_ms, short_ms": f"{MAX_HOLD_MS}",
+    "hold_ms, short_ms, unsure_ms": f"{MAX_HOLD_MS}",
     "back_channels": f"{MAX_BACK_CHANNELS} phrases of {MAX_BACK_CHANNEL_CHARS} characters",
     "audio_end_ms": f"{MAX_AUDIO_END_MS // 3_600_000} hours",
 }
@@ -189,7 +189,10 @@ OpenAI Realtime over a WebSocket at `/v1/realtime`, by the names of general avai
   it was cut, in a response that names the one before (`wavllm_resumes`); the model has no part in that, and
   `resume: false` has such turns answered like any other. With `hold_ms` the reply goes on meanwhile: only so much
   voice, or words, stop it, and `speech_started` is sent then; what ends before is told as `wavllm.speech_ignored` and
-  is no turn. Less voice than `short_ms` is no words, whatever it is taken for.
+  is no turn. Less voice than `short_ms` is no words, whatever it is taken for. Less than `unsure_ms` is no words where
+  the model is not sure of them (`min_confidence`, against the geometric mean of its tokens' probabilities): its
+  transcript is empty then, and where it is a turn it is answered by a response of no words, for which the model is not
+  asked. `include: ["item.input_audio_transcription.logprobs"]` tells the probabilities.
 - Functions of the server's own are named in `session.wavllm.functions`, and no client offers one of such a name. Calls
   of them, and calls that whoever spoke may not have made, are no output of the response: they are items of the
   conversation, each followed by its output, and the model goes on in the same response ([functions.md](functions.md)).
