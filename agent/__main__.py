@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from agent.commands.addresses import MICROPHONE, address_here, is_loopback
 from agent.commands.models import models
 from agent.commands.terminal import console, told_what_to_install
 from agent.commands.voices import voices
@@ -75,10 +76,12 @@ def serve(
 
     def announce(port: int) -> None:
         seconds = time.perf_counter() - STARTED_S
-        scheme = "wss" if settings.access.certificate else "ws"
-        print(f"Ready after {seconds:.1f} s: {scheme}://{settings.server.host}:{port}{PATH}", flush=True)
+        secure, here = settings.access.certificate is not None, f"{address_here(settings.server.host)}:{port}"
+        print(f"Ready after {seconds:.1f} s: {'wss' if secure else 'ws'}://{here}{PATH}", flush=True)
         if settings.server.page:
-            print(f"In a browser: {scheme.replace('ws', 'http')}://{settings.server.host}:{port}/", flush=True)
+            print(f"In a browser: {'https' if secure else 'http'}://{here}/", flush=True)
+            if not secure and not is_loopback(settings.server.host):
+                print(MICROPHONE, flush=True)
 
     async def run() -> None:
         try:

@@ -17,6 +17,7 @@ import torch
 from wavllm_core.evaluate.plots import line_chart
 
 RUNS = Path("runs/bench")
+PACK = "PACK, a tar of recordings with a manifest.csv"
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -36,6 +37,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, default=RUNS, help="folder for JSON and plot")
     options.add_argument("--threads", type=int, default=1, help="of the model")
     return options
+
+
+def require(data: object, what: str) -> None:
+    """Without data that no machine has by itself, say so and end well: `make bench` goes on to the next."""
+    if not data:
+        print(f"nothing is measured without {what}; see --help")
+        raise SystemExit(0)
 
 
 def machine() -> dict[str, Any]:

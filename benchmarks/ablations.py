@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from _report import announce, machine, parser, save, table
+from _report import PACK, announce, machine, parser, require, save, table
 
 from wavllm_core.checkpoint import NANO, load
 from wavllm_core.evaluate import instructed, speakers
@@ -140,13 +140,14 @@ def ask(listener: Listener, packs: list[Path], limit: int | None) -> dict[str, S
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("packs", type=Path, nargs="+", metavar="PACK")
+    options.add_argument("packs", type=Path, nargs="*", metavar="PACK")
     options.add_argument("--corpus", type=Path, default=Path("runs/corpus"))
     options.add_argument("--init", type=Path, nargs="+", help="ears and language model, else as the recipe says")
     options.add_argument("--only", choices=VARIANTS, action="append", help="train these, print what is there")
     options.add_argument("--blocks", action="store_true", help="do not train: other blocks of the shipped model")
     options.add_argument("--limit", type=int, help="clips of each source, at most")
     given = options.parse_args()
+    require(given.packs, PACK)
     torch.set_num_threads(given.threads)
     where = machine()
     announce(where)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from _report import announce, machine, parser, save, table
+from _report import PACK, announce, machine, parser, require, save, table
 
 from agent.voices.diarization import parts_alike, windows
 from agent.voices.people import MIN_ONE_VOICE, is_voice
@@ -69,10 +69,11 @@ def refuse_pairs(clips: list[tuple[Clip, Pcm]], draws: int, rng: random.Random) 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("pack", type=Path)
+    options.add_argument("pack", type=Path, nargs="?")
     options.add_argument("--people", type=int, default=300, help="clips of each split")
     options.add_argument("--draws", type=int, default=100, help="recordings of each length")
     given = options.parse_args()
+    require(given.pack, PACK)
     where = machine()
     announce(where)
     detect = build_detector()

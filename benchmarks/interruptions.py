@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _report import announce, machine, parser, percentile, save, table
+from _report import PACK, announce, machine, parser, percentile, require, save, table
 from _serving import CHUNK_S, QUIET, recorded_people
 
 from agent.config import AgentConfig, TurnsConfig, VoiceConfig
@@ -127,10 +127,11 @@ async def live(engine: LiveEngine, times: int) -> dict[str, list[dict[str, Any]]
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("pack", type=Path, help="a tar of recordings with a manifest, with dev clips and noise")
+    options.add_argument("pack", type=Path, nargs="?", help="a tar of recordings, with dev clips and noise")
     options.add_argument("--clips", type=int, default=40, help="of each source; of noise: all")
     options.add_argument("--times", type=int, default=8, help="that a reply is spoken into, for each setting")
     args = options.parse_args()
+    require(args.pack, PACK)
     sounds: dict[str, list[Waveform]] = {}
     for clip, pcm in read_pack(args.pack, lambda clip: clip.split == "dev"):
         sounds.setdefault(clip.source, []).append(pcm.astype(np.float32) / 32_768)

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from _report import announce, machine, parser, save, table
+from _report import announce, machine, parser, require, save, table
 
 from wavllm_core.checkpoint import TIED_HEAD, load_tokenizer
 from wavllm_core.config import RollingConfig
@@ -140,12 +140,13 @@ def right(model: RollingWavLLM, template: PromptTemplate, rows: Sequence[Row], a
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("checkpoint", type=Path, nargs="+", help="of a training, or exported folders")
+    options.add_argument("checkpoint", type=Path, nargs="*", help="of a training, or exported folders")
     options.add_argument("--model", type=Path, default=Path("configs/train/nano-model.json"))
     options.add_argument("--tokenizer", type=Path, default=Path("wavllm_core/nano/tokenizer.json"))
     options.add_argument("--no-adapters", action="store_true", help="the language model without LoRA and gate")
     options.add_argument("--rows", type=int, default=200, help="of each kind")
     given = options.parse_args()
+    require(given.checkpoint, "CHECKPOINT, of a training")
     torch.set_num_threads(given.threads)
     where = machine()
     announce(where)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from _report import announce, machine, parser, save, table
+from _report import PACK, announce, machine, parser, require, save, table
 from rich.console import Console
 
 from agent.config import AgentConfig
@@ -183,9 +183,7 @@ def main() -> None:
     arguments.add_argument("--turns", type=int, default=30)
     arguments.add_argument("--speed", type=float, default=6.0, help="times real time")
     given = arguments.parse_args()
-    if given.pack is None:
-        print("needs a pack of recorded people; see --help")
-        return
+    require(given.pack, PACK)
     where = machine()
     rows = asyncio.run(measure(given.pack, given.checkpoint, given.meetings, given.turns, given.speed))
     announce(where)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _report import announce, machine, parser, save, table
+from _report import PACK, announce, machine, parser, require, save, table
 
 from agent.errors import EnrolmentError
 from agent.voices.naming import seen_by_model
@@ -126,9 +126,7 @@ def main() -> None:
     arguments.add_argument("--draws", type=int, default=200, help="of ten people and ten strangers")
     arguments.add_argument("--pairs", type=int, default=40, help="of people who order")
     given = arguments.parse_args()
-    if given.pack is None:
-        print("needs a pack of recorded people; see --help")
-        return
+    require(given.pack, PACK)
     torch.set_num_threads(given.threads)
     where, rng = machine(), random.Random(7)
     listener, scale = Listener(load(given.checkpoint)), load_scale(given.checkpoint)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _report import announce, machine, parser, percentile, save, table
+from _report import PACK, announce, machine, parser, percentile, require, save, table
 
 from agent.hearing.listener import Listener, Speech, to_waveform
 from agent.hearing.silero import SileroModel, SileroVad, load_silero
@@ -194,10 +194,11 @@ async def measure(pack: Path, clips: int) -> dict[str, list[list[Pause]]]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("pack", type=Path, help="a tar of recordings with a manifest")
+    options.add_argument("pack", type=Path, nargs="?", help="a tar of recordings with a manifest")
     options.add_argument("--clips", type=int, default=40, help="of each source")
     options.add_argument("--fit", action="store_true", help="make the scorer instead")
     args = options.parse_args()
+    require(args.pack, PACK)
     torch.set_num_threads(args.threads)
     if args.fit:
         save_turn_end(NANO, fit(args.pack))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _report import announce, machine, parser, save, table
+from _report import PACK, announce, machine, parser, require, save, table
 
 from agent.hearing.silero import SileroVad, load_silero
 from agent.hearing.turns import Listening, SpeechStarted, SpeechStopped, TurnRules, advance
@@ -99,9 +99,10 @@ Detectors = dict[str, Callable[[], Vad]]
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("pack", type=Path, help="a tar of recordings with a manifest, with dev clips and noise")
+    options.add_argument("pack", type=Path, nargs="?", help="a tar of recordings, with dev clips and noise")
     options.add_argument("--clips", type=int, default=40, help="of each source")
     args = options.parse_args()
+    require(args.pack, PACK)
     by_source: dict[str, list[Waveform]] = {}
     for clip, pcm in read_pack(args.pack, lambda clip: clip.split == "dev"):
         by_source.setdefault(clip.source, []).append(pcm.astype(np.float32) / 32_768)

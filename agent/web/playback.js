@@ -8,6 +8,7 @@ export class Playback {
     this.context = context;
     this.end = 0; // when what was put so far is over, on the clock of the context
     this.replies = []; // {itemId, parts: [{node, start, end}], finished}, oldest first
+    this.dropped = new Set(); // item ids of replies that were cut off, of which more may be under way
   }
 
   /** Until all is played that there is. */
@@ -17,6 +18,7 @@ export class Playback {
 
   /** @param {string} base64 16-bit mono samples at 24 kHz */
   put(itemId, base64) {
+    if (this.dropped.has(itemId)) return;
     const bytes = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
     const samples = new Int16Array(bytes.buffer);
     if (!samples.length) return;
@@ -59,6 +61,7 @@ export class Playback {
         return { itemId, heardMs: Math.floor(1000 * heardS) };
       });
     for (const { parts } of this.replies) for (const { node } of parts) node.stop();
+    for (const { itemId } of cut) this.dropped.add(itemId);
     this.replies = [];
     this.end = 0;
     return cut;

@@ -105,6 +105,9 @@ async def test_a_program_that_hangs_is_killed_with_its_reply(tmp_path: Path) -> 
                 while True:
                     os.kill(int(log.read_text()), 0)
                     await round_trip(client)
+            reply = f"reply {done['response']['id']}"
+            while any(task.get_name() == reply for task in asyncio.all_tasks()):  # until it has seen the end of it
+                await round_trip(client)
 
 
 async def test_a_failing_model_is_heard_as_far_as_it_came() -> None:

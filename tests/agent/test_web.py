@@ -52,12 +52,11 @@ async def test_an_operator_can_do_without_the_page() -> None:
         assert (await get(port, "/"))[0] == (await get(port, "/web/page.js"))[0] == 404
 
 
-@pytest.fixture
-def someone(tmp_path: Path) -> Path:
+def someone(folder: Path) -> Path:
     """A recorded person who says one thing, once, as a microphone hears it."""
     pcm, rate = soundfile.read(FOLDER / "clips" / "wake_computer.flac", dtype="int16")
-    soundfile.write(tmp_path / "someone.wav", np.concatenate([np.zeros(rate, np.int16), pcm]), rate)
-    return Path(f"{tmp_path / 'someone.wav'}%noloop")
+    soundfile.write(folder / "someone.wav", np.concatenate([np.zeros(rate, np.int16), pcm]), rate)
+    return Path(f"{folder / 'someone.wav'}%noloop")
 
 
 async def type_in(browser: Browser, text: str) -> None:
@@ -66,12 +65,12 @@ async def type_in(browser: Browser, text: str) -> None:
 
 @pytest.mark.needs("chromium")
 @pytest.mark.timeout(90)
-async def test_somebody_talks_types_and_gets_a_name(someone: Path) -> None:
+async def test_somebody_talks_types_and_gets_a_name(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     engine.words = ["Good ", "evening."]
     async with (
         running(engine, make_vad=find_vad("silero"), voice=ScriptedVoice()) as port,
-        browsing("chromium", f"http://127.0.0.1:{port}/", someone) as browser,
+        browsing("chromium", f"http://127.0.0.1:{port}/", someone(tmp_path)) as browser,
     ):
         await browser.run("microphone.click()")
         await browser.until("document.querySelectorAll('#turns li').length == 2")

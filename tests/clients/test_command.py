@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+
+from agent.commands.addresses import MICROPHONE, address_here, is_loopback
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +56,40 @@ def test_faults_end_in_one_line(arguments: list[str], fault: str) -> None:
     assert done.stderr.startswith(fault)
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "told", "for_this_machine_only"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.1.1", "127.0.1.1", True),
+        ("localhost", "localhost", True),
+        ("::1", "[::1]", True),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("", "127.0.0.1", False),
+        ("::", "[::1]", False),
+        ("192.168.1.5", "192.168.1.5", False),
+        ("fd00::5", "[fd00::5]", False),
+        ("kitchen.example", "kitchen.example", False),
+    ],
+)
+def test_a_server_is_where_a_browser_can_open_it(listens_on: str, told: str, for_this_machine_only: bool) -> None:
+    assert (address_here(listens_on), is_loopback(listens_on)) == (told, for_this_machine_only)
+
+
+@pytest.mark.timeout(60)
+def test_a_server_for_the_network_tells_an_address_of_this_machine_and_what_a_microphone_needs() -> None:
+    command = [sys.executable, "-m", "agent", "serve", "--host", "0.0.0.0", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout
+        try:
+            ready, page, more = (server.stdout.readline().strip() for _ in range(3))
+            url = page.removeprefix("In a browser: ")
+            port = urlsplit(url).port
+            with closing(http.client.HTTPConnection("127.0.0.1", port or 0)) as connection:
+                connection.request("GET", "/")
+                assert connection.getresponse().status == http.HTTPStatus.OK
+        finally:
+            server.terminate()
+    assert ready.endswith(f": ws://127.0.0.1:{port}/v1/realtime")
+    assert (url, more) == (f"http://127.0.0.1:{port}/", MICROPHONE)
