@@ -21,6 +21,7 @@ import soxr
 from clients.realtime import ClientError, Conversation, Event, Waveform
 
 REPLY_RATE: Final = 24_000
+MAX_CUT: Final = 8  # replies that are remembered as cut off
 ECHO_S: Final = 0.3  # after the last sample, until the room is quiet again
 
 
@@ -41,6 +42,7 @@ class Playback:
         self.sample_rate, self.latency_s = sample_rate, latency_s
         self._resampler = soxr.ResampleStream(REPLY_RATE, sample_rate, 1, dtype="float32")
         self._replies: deque[_Reply] = deque()  # bounded by the server, which sends little ahead
+        self._cut: deque[str] = deque(maxlen=MAX_CUT)  # item ids, of which more may be under way
         self._quiet_samples: float = float("inf")  # taken since there was sound
         self._lock = Lock()
 
@@ -52,12 +54,16 @@ class Playback:
             return self._waiting() or self._quiet_samples < tail_s * self.sample_rate
 
     def put(self, item_id: str, pcm: bytes) -> None:
-        """Add 16-bit mono audio at 24 kHz to a reply."""
+        """Add 16-bit mono audio at 24 kHz to a reply; of one that was cut off, nothing more is heard."""
+        if item_id in self._cut:
+            return
         waveform = np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32_768)
         self._add(item_id, self._resampler.resample_chunk(waveform), 1000 * len(waveform) / REPLY_RATE)
 
     def finish(self, item_id: str) -> None:
         """No more audio of this reply follows."""
+        if item_id in self._cut:
+            return
         self._add(item_id, self._resampler.resample_chunk(np.empty(0, np.float32), last=True), 0, finished=True)
         self._resampler.clear()
 
@@ -88,6 +94,7 @@ class Playback:
                     cut.append((reply.item_id, int(min(heard_ms, reply.received_ms))))
             self._replies.clear()
             self._resampler.clear()
+            self._cut.extend(item_id for item_id, _ in cut)
             return cut
 
     def _add(self, item_id: str, waveform: Waveform, received_ms: float, *, finished: bool = False) -> None:

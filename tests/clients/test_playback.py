@@ -72,6 +72,20 @@ def test_a_reply_that_still_comes_is_cut_where_its_audio_ends() -> None:
     assert 900 < heard_ms <= 1_000
 
 
+def test_of_a_reply_that_was_cut_off_nothing_more_is_played() -> None:
+    """Though some of it was under way; the next one is."""
+    playback = Playback(24_000)
+    playback.put("cut", SECOND)
+    playback.take(2_400)
+    assert playback.drop() == [("cut", 100)]
+    playback.put("cut", SECOND)
+    playback.finish("cut")
+    assert not playback.take(24_000).any() and playback.drop() == []
+    playback.put("next", SECOND)
+    playback.finish("next")
+    assert playback.take(24_000)[100:23_900].min() > 0.2
+
+
 async def test_spoken_replies_go_into_a_file(tmp_path: Path) -> None:
     engine, path = ScriptedEngine(), tmp_path / "replies.wav"
     engine.words = ["One latte. ", "Bye."]
