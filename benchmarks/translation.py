@@ -57,18 +57,24 @@ def main() -> None:
         pcm = (np.clip(waveform, -1, 1) * 32_767).astype(np.int16)
         answers.append(listener.ask(listener.hear(pcm), TASKS["st"].prompt))
     metric = bleu_metric(german)
-    counts = bleu_counts(metric, german, answers)
+    scored = {"the model": answers, "the English unchanged": english}
+    found = {}
+    for name, texts in scored.items():
+        counts = bleu_counts(metric, german, texts)
+        found[name] = estimate(len(counts), lambda drawn, counts=counts: bleu(counts[drawn]))
     signature = str(metric.get_signature())
-    found = estimate(len(counts), lambda drawn: bleu(counts[drawn]))
     announce(where)
-    table(
-        ["BLEU (95 % interval)", "sentences", "speech"],
-        [[f"{found.value:.2f} ({found.low:.2f}-{found.high:.2f})", found.items, "synthetic, espeak-ng"]],
-    )
+    rows = [[name, f"{one.value:.2f} ({one.low:.2f}-{one.high:.2f})", one.items] for name, one in found.items()]
+    table(["synthetic speech, espeak-ng", "BLEU (95 % interval)", "sentences"], rows)
     print(f"{TASKS['st'].prompt} sacrebleu {signature}\n")
     rows = list(zip(english, german, answers, strict=True))
     table(["said", "by a person", "by the model"], rows[:SHOWN])
-    save(given.out, "translation", where, {"bleu": asdict(found), "signature": signature, "rows": rows})
+    save(
+        given.out,
+        "translation",
+        where,
+        {"bleu": {name: asdict(one) for name, one in found.items()}, "signature": signature, "rows": rows},
+    )
 
 
 if __name__ == "__main__":
