@@ -64,8 +64,8 @@ def main() -> None:
         found[name] = estimate(len(counts), lambda drawn, counts=counts: bleu(counts[drawn]))
     signature = str(metric.get_signature())
     announce(where)
-    rows = [[name, f"{one.value:.2f} ({one.low:.2f}-{one.high:.2f})", one.items] for name, one in found.items()]
-    table(["synthetic speech, espeak-ng", "BLEU (95 % interval)", "sentences"], rows)
+    figures = [[name, f"{one.value:.2f} ({one.low:.2f}-{one.high:.2f})", one.items] for name, one in found.items()]
+    table(["synthetic speech, espeak-ng", "BLEU (95 % interval)", "sentences"], figures)
     print(f"{TASKS['st'].prompt} sacrebleu {signature}\n")
     rows = list(zip(english, german, answers, strict=True))
     table(["said", "by a person", "by the model"], rows[:SHOWN])
