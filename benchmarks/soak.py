@@ -128,7 +128,7 @@ def describe(turn: Turn) -> dict[str, Any]:
     first_ms = turn.latency.first_token_ms if turn.latency else None
     speaker = int(turn.speaker.split()[-1]) if turn.speaker else None
     said = {"spoken": turn.spoken, "text": turn.transcript, "speaker": speaker, "reply": turn.reply}
-    return {**said, "problem": turn.problem, "first_token_ms": first_ms}
+    return {**said, "answered": turn.complete, "problem": turn.problem, "first_token_ms": first_ms}
 
 
 async def play(port: int, people: int, seconds: float) -> None:
@@ -182,8 +182,9 @@ def recompute(said: list[dict[str, Any]], answer: Callable[[list[Exchange], str]
     identical = compared = 0
     for conversation in said:
         turns = conversation["turns"]
-        typed = [number for number, turn in enumerate(turns) if not turn["spoken"] and not turn["problem"]]
-        if not typed or any(turn["problem"] for turn in turns[: typed[-1]]):
+        good = [turn["answered"] and not turn["problem"] for turn in turns]
+        typed = [number for number, turn in enumerate(turns) if not turn["spoken"] and good[number]]
+        if not typed or not all(good[: typed[-1]]):
             continue
         past = [Exchange(turn["text"], None, turn["speaker"], turn["reply"]) for turn in turns[: typed[-1]]]
         asked = turns[typed[-1]]

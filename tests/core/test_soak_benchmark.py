@@ -30,7 +30,7 @@ def answer(history: list[Exchange], instructions: str) -> str:
 
 def turn(spoken: bool, text: str, reply: str, **more: Any) -> dict[str, Any]:
     speaker = 1 if spoken else None
-    fine = {"speaker": speaker, "problem": None, "first_token_ms": 5.0}
+    fine = {"speaker": speaker, "answered": True, "problem": None, "first_token_ms": 5.0}
     return {"spoken": spoken, "text": text, "reply": reply, **fine, **more}
 
 
@@ -63,6 +63,13 @@ def test_where_all_is_well_nothing_is_found(soak: ModuleType) -> None:
     found = found_by(soak, said)
     assert (found["turns"], found["spoken"], found["names"], found["talked_on"]) == (4, 2, 4, 0)
     assert (found["identical"], found["compared"]) == (2, 2)
+
+
+def test_what_nobody_answered_is_no_wrong_answer(soak: ModuleType) -> None:
+    said = [conversation(1)]
+    said[0]["turns"].append(turn(False, "and now", "", answered=False))
+    found = found_by(soak, said)
+    assert (found["identical"], found["compared"]) == (1, 1)
 
 
 def spoil(change: Callable[[Said], object]) -> Said:
