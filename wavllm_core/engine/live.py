@@ -151,10 +151,9 @@ class LiveEngine:
                 with self._changed:
                     if self._closed:
                         break
-                    told = list(self._told)
-                    self._told.clear()
-                for work in told:
-                    work()
+                    told, self._told = self._told, deque()
+                while told:
+                    told.popleft()()  # and nothing keeps what it was about
                 if not self.core.advance():
                     with self._changed:
                         self._changed.wait_for(lambda: self._closed or self._told)
