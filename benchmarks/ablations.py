@@ -41,7 +41,7 @@ from wavllm_core.train.recipe import Recipe, load_recipe
 from wavllm_core.train.speakers import EMOTION, ONE_SPEAKER
 
 STAGES = Path("configs/train/ablation-1.yaml"), Path("configs/train/ablation-2.yaml")
-BLOCK_FRAMES = (2, 4, 8, 16, 32, 64, 750)  # the last is as long as an utterance may be: offline
+BLOCK_FRAMES = (4, 8, 16, 32, 750)  # the last is as long as an utterance may be: offline
 OTHER_WORDS = ", in words never trained on"
 
 
