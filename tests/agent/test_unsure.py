@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config import AgentConfig, TurnsConfig
 from agent.protocol.errors import ProtocolError
 from agent.protocol.fields import Fields
 from agent.protocol.interruption import Interruption, merge_interruption
@@ -96,10 +97,11 @@ async def test_a_reply_goes_on_after_a_sound_that_may_be_no_words() -> None:
 
 
 async def test_settings_of_the_configuration_are_told() -> None:
-    async with running(ScriptedEngine()) as port, talking(port) as client:
+    config = AgentConfig(turns=TurnsConfig(unsure_ms=700, min_confidence=0.5))
+    async with running(ScriptedEngine(), config) as port, talking(port) as client:
         updated = await client.configure(wavllm={})
     told = updated["session"]["wavllm"]["interruption"]
-    assert (told["unsure_ms"], told["min_confidence"]) == (1_000, 0.65)
+    assert (told["unsure_ms"], told["min_confidence"]) == (700, 0.5)
 
 
 @pytest.mark.parametrize(

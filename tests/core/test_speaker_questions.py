@@ -7,6 +7,7 @@ import random
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ import torch
 
 from tests.core.test_training import write_recipe
 from tests.core.tiny import write_tokenizer
-from wavllm_core.checkpoint import load_tokenizer
+from wavllm_core.checkpoint import NANO, load, load_tokenizer
+from wavllm_core.engine.api import Heard
 from wavllm_core.evaluate.dev_plots import draw
-from wavllm_core.evaluate.speakers import FEELING, ONE_OR_TWO, Joiner, baselines, confusions, figures
-from wavllm_core.evaluate.tasks import Answers, score
+from wavllm_core.evaluate.listener import Listener
+from wavllm_core.evaluate.speakers import FEELING, ONE_OR_TWO, Joiner, confusions, figures
+from wavllm_core.evaluate.tasks import Answers, baselines, collect, score
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate
 from wavllm_core.tasks import EMOTIONS, TASKS, read_emotion, read_yes_no
 from wavllm_core.train.augment import Augmentation
@@ -117,11 +120,13 @@ def test_no_words_of_the_evaluation_are_trained_on() -> None:
     assert phrased("", rng) == "" and phrased("count to three", rng) == "count to three"
 
 
-def write_emotions(path: Path, *labels: str) -> Path:
+def write_emotions(path: Path, *labels: str, readers: int = 0) -> Path:
+    """With four read sentences of each of so many readers."""
     rows = ["split,source,task,file,speaker,text,label"]
     sound = io.BytesIO()
     soundfile.write(sound, np.ones(8_000) * 0.1, 16_000, format="FLAC")
     rows += [f'dev,ravdess,"er,sv",one.flac,rv01,dogs are sitting by the door,{label}' for label in labels]
+    rows += [f'dev,so762,"asr,sv",one.flac,p{reader},a word,' for reader in range(readers) for _ in range(4)]
     with tarfile.open(path, "w") as tar:
         for name, data in (("one.flac", sound.getvalue()), ("manifest.csv", "\n".join(rows).encode())):
             member = tarfile.TarInfo(name)
@@ -137,6 +142,21 @@ def test_a_pack_of_emotions_brings_question_and_answer(tmp_path: Path, caplog: p
         (EMOTION, "The emotion of the speaker is sad."),
     ]
     assert "line 3: one.flac: label: 'bored' is none of neutral, happy" in caplog.text
+
+
+def test_an_evaluation_asks_about_voices_in_the_published_words(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Asked(Listener):
+        def ask(self, heard: Heard, instruction: str = "", *more: Any, **options: Any) -> str:
+            asked.append(instruction)
+            return super().ask(heard, instruction, *more, **options)
+
+    pack = write_emotions(tmp_path / "pack.tar", "sad", "calm", readers=2)
+    answers = collect(Asked(load(NANO)), pack, limit=8, progress=lambda _: None)
+    assert [label for label, _ in answers.emotions] == ["sad", "calm"] and asked.count(EMOTION) == 2
+    assert [same for same, _ in answers.pairs] == [True, False] and asked.count(ONE_SPEAKER) == 2
+    assert {FEELING, ONE_OR_TWO} <= score(answers).keys() & baselines(answers).keys()
 
 
 @pytest.mark.needs("espeak-ng")
@@ -157,6 +177,20 @@ def test_an_encoder_can_be_left_unheard(tmp_path: Path, encoder: str) -> None:
         for parameter in getattr(trainer.model, f"{other}_adapter").parameters():
             parameter.add_(torch.randn_like(parameter))
     assert not torch.equal(trainer.model.encode(waveform).speech_embeds, heard)
+
+
+@pytest.mark.needs("espeak-ng")
+def test_an_encoder_is_left_unheard_by_a_projection_that_does_not_learn_either(tmp_path: Path) -> None:
+    trainer = Trainer(load_recipe(write_recipe(tmp_path, unheard="acoustic", frozen=["projection."]), Recipe))
+    silent = trainer.model.projection.weight[:, trainer.model.config.semantic_adapter.out_dim :]
+    assert silent.numel() and not silent.any()
+
+
+@pytest.mark.needs("espeak-ng")
+@pytest.mark.parametrize(("prompts", "rephrased"), [("published", False), ("varied", True)])
+def test_a_recipe_says_whether_instructions_come_in_other_words(tmp_path: Path, prompts: str, rephrased: bool) -> None:
+    trainer = Trainer(load_recipe(write_recipe(tmp_path, prompts=prompts), Recipe))
+    assert trainer.maker.rephrased is rephrased
 
 
 @pytest.mark.needs("espeak-ng")
@@ -200,8 +234,8 @@ def test_answers_about_voices_are_scored_beside_the_most_frequent() -> None:
     found = figures(pairs, EMOTIONS_SAID)
     assert (found[ONE_OR_TWO].right, found[ONE_OR_TWO].total) == (2, 4)
     assert (found[FEELING].right, found[FEELING].total) == (1, 3)
-    assert figures([], []) == {} == baselines([], [])
-    assert baselines(pairs, EMOTIONS_SAID) == {
+    assert figures([], []) == {} == baselines(Answers())
+    assert baselines(Answers(pairs=pairs, emotions=list(EMOTIONS_SAID))) == {
         ONE_OR_TWO: "75.0 (the most frequent)",
         FEELING: "66.7 (the most frequent)",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wavllm_core.evaluate.metrics import Share, share
@@ -45,16 +45,6 @@ def figures(pairs: Pairs, emotions: Emotions) -> dict[str, Share]:
         FEELING: share(read_emotion(said) == label for label, said in emotions),
     }
     return {name: value for name, value in found.items() if value.total}
-
-
-def baselines(pairs: Pairs, emotions: Emotions) -> Mapping[str, str]:
-    """What the most frequent answer would score."""
-    found = {}
-    for name, wanted in ((ONE_OR_TWO, [str(same) for same, _ in pairs]), (FEELING, [label for label, _ in emotions])):
-        if wanted:
-            most = Counter(wanted).most_common(1)[0][1]
-            found[name] = f"{100 * most / len(wanted):.1f} (the most frequent)"
-    return found
 
 
 def confusions(emotions: Emotions) -> dict[str, Counter[str]]:

@@ -192,7 +192,6 @@ def baselines(answers: Answers) -> dict[str, str]:
     found = {name: "100 (no words)" for name in score(answers) if name.startswith("read sentences")}
     found |= {name: "50 (chance)" for name in score(answers) if name.endswith("EER %")}
     found |= instructed.instructed_baselines(answers.instructed)
-    found |= speakers.baselines(answers.pairs, answers.emotions)
     said = answers.said
     for name, wanted in {
         "digits, transcribed": [clip.text for clip, _, _ in said.get("fsdd", [])],
@@ -202,6 +201,8 @@ def baselines(answers: Answers) -> dict[str, str]:
         "coffee orders, all slots right": [str(clip.order) for clip, _, _ in said.get("s2i", [])],
         f"{NOISY}, mean of 6 to 24 dB": [str(c.order) for c, _, _ in said.get("s2i", [])],
         "read sentences, declined": [REFUSAL for _ in said.get("so762", [])],
+        speakers.ONE_OR_TWO: [str(same) for same, _ in answers.pairs],
+        speakers.FEELING: [label for label, _ in answers.emotions],
     }.items():
         if wanted:
             most = Counter(wanted).most_common(1)[0][1]

@@ -292,7 +292,8 @@ def silence(model: RollingWavLLM, encoder: Literal["semantic", "acoustic"]) -> N
     heard[:, slice(None, columns) if encoder == "semantic" else slice(columns, None)] = 0
     with torch.no_grad():
         model.projection.weight *= heard
-    model.projection.weight.register_hook(lambda gradient: gradient * heard)
+    if model.projection.weight.requires_grad:
+        model.projection.weight.register_hook(lambda gradient: gradient * heard)
 
 
 def forget(encoder: nn.Module, rate: float) -> None:
