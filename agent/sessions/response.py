@@ -113,6 +113,11 @@ class Response:
         return self.events.conversation_id is None
 
     @property
+    def spoken(self) -> bool:
+        """Its newest message has sound."""
+        return self.message is not None and self.message.alignment is not None
+
+    @property
     def told(self) -> Told:
         """How much of the draft the client has, as far as it is known by now."""
         return Told(self._message_at + len(self.message.text if self.message else ""), self._calls)

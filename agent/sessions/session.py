@@ -306,7 +306,7 @@ class Session:
             due = replace(due, failure=self._who.refusal_of(self._conversation.last_said))
         if not event.out_of_band:
             await self._turns.take_over()
-        await self._responses.create(due)
+        await self._responses.answer(due)
 
     async def _send(self, event: events.ServerEvent) -> None:
         self._observe(event)

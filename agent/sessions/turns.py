@@ -208,7 +208,7 @@ class Turns:
             case Resume():
                 await self._resume()
             case LetGo():
-                self._responses.let_go()
+                await self._responses.let_go()
 
     async def _tell(self, said: OpenUtterance | None, scene: Scene) -> None:
         assert said and said.start_sample is not None
