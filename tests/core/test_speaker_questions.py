@@ -6,6 +6,7 @@ import io
 import random
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,23 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 
 from tests.core.test_training import write_recipe
-from tests.core.tiny import write_tokenizer
+from tests.core.tiny import tiny_model, write_tokenizer
 from wavllm_core.checkpoint import NANO, load, load_tokenizer
 from wavllm_core.engine.api import Heard
 from wavllm_core.evaluate.dev_plots import draw
 from wavllm_core.evaluate.listener import Listener
 from wavllm_core.evaluate.speakers import FEELING, ONE_OR_TWO, Joiner, confusions, figures
 from wavllm_core.evaluate.tasks import Answers, baselines, collect, score
-from wavllm_core.prompt import TRANSCRIBE, PromptTemplate
+from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
 from wavllm_core.tasks import EMOTIONS, TASKS, read_emotion, read_yes_no
 from wavllm_core.train.augment import Augmentation
-from wavllm_core.train.batches import ExampleMaker
+from wavllm_core.train.batches import Batch, ExampleMaker
 from wavllm_core.train.corpus import Clip, Corpus, read_pack
 from wavllm_core.train.loop import Trainer
+from wavllm_core.train.losses import reply_loss
 from wavllm_core.train.phrasings import SEEN, UNSEEN, phrased
 from wavllm_core.train.recipe import Recipe, load_recipe
 from wavllm_core.train.speakers import EMOTION, MIN_PEOPLE, ONE_SPEAKER, Partners, emotion_answer, speakers_answer
@@ -87,6 +90,40 @@ def test_a_pair_is_asked_about_as_its_voices_are(people: tuple[Corpus, PromptTem
         assert {tuple(row) for row in batch.instructions} == {tuple(template.gate_ids(ONE_SPEAKER))}
         assert batch.word_lengths.max() == batch.phoneme_lengths.max() == batch.speakers.max() == -1
     assert 0.4 < np.mean(heard) < 0.6
+
+
+@pytest.mark.needs("espeak-ng")
+def test_the_token_that_decides_is_where_answers_part(people: tuple[Corpus, PromptTemplate]) -> None:
+    corpus, template = people
+    spell = template.tokenizer.decode
+    maker = ExampleMaker(corpus, template, Augmentation(), seed=0, lessons={"sv": 1.0})
+    pairs = maker.batch(range(2 * PEOPLE), with_prompts=True)
+    for after, place in zip(pairs.after, pairs.decides, strict=True):
+        assert place is not None
+        assert spell(after[place:]) in [speakers_answer(True), speakers_answer(False)]  # from the first word on
+    stranger = maker.batch([2 * PEOPLE], with_prompts=True)
+    assert stranger.decides == [None]  # nobody has listed what else could be said to an order
+    maker.add_prompt(stranger, [], Turn(spoken=True), EMOTION, emotion_answer("sad"))
+    place, shared = stranger.decides[1], "The emotion of the speaker is "
+    assert place is not None
+    said = spell(stranger.after[1][place:])
+    assert emotion_answer("sad").endswith(said) and len(said) > len("ad.")
+    assert spell(stranger.after[1][:place]).endswith(shared.rstrip())
+
+
+def test_a_decision_costs_what_its_token_does() -> None:
+    model, none = tiny_model(), torch.zeros(2, dtype=torch.long)
+    nothing = (torch.zeros(2, 0), none, torch.zeros(2, 0).long(), none, torch.zeros(2, 0).long(), none, none)
+    asked = [[40, 41, 42], [43]], [[20, 30, 50, 60], [20, 30, 51, 61]], [[False] * 4 + [True] * 3] * 2
+    batch = Batch(*nothing, *asked, [[20], [20]], [2, None])
+    batch.wanted[1] = [False, False, True, True, True]
+    found = reply_loss(model, None, batch, use_gate=False)
+    states = model.llm.get_base_model().model(inputs_embeds=model.embed(torch.tensor([[40, 41, 42, 20, 30]])))
+    logits = model.llm.get_base_model().lm_head(states.last_hidden_state[0, -1:])
+    assert found.decision is not None and found.decided is not None
+    torch.testing.assert_close(found.decision, F.cross_entropy(logits, torch.tensor([50])))
+    assert found.decided == float(logits.argmax() == 50)
+    assert reply_loss(model, None, replace(batch, decides=[None, None]), use_gate=False).decision is None
 
 
 @pytest.mark.needs("espeak-ng")

@@ -18,7 +18,7 @@ from wavllm_core.train.dialogue import DIGITS, WAKE_PHRASES, Event, Scene, Write
 from wavllm_core.train.lessons import KINDS, Kind, lesson
 from wavllm_core.train.orders import random_order, random_spoken_form
 from wavllm_core.train.phrasings import phrased
-from wavllm_core.train.speakers import ONE_SPEAKER, PAUSE_SECONDS, Partners, joined, speakers_answer
+from wavllm_core.train.speakers import ONE_SPEAKER, PAUSE_SECONDS, Partners, joined, others, speakers_answer
 
 TYPED_SHARE = 0.3  # of rows of conversations without audio, where a manifest has such
 ORDERS_SHARE = 0.5  # of steps whose rows without audio are orders as if heard, and no conversations
@@ -44,6 +44,7 @@ class Batch:
     after: list[list[int]] = field(default_factory=list)  # and after it, the reply included
     wanted: list[list[bool]] = field(default_factory=list)  # of both, which ids the model is to say
     instructions: list[list[int]] = field(default_factory=list)  # what the gate reads
+    decides: list[int | None] = field(default_factory=list)  # place in `after` where another answer would part from it
 
     def __len__(self) -> int:
         return max(len(self.samples), len(self.before))
@@ -252,6 +253,9 @@ class ExampleMaker:
         past = self.template.replies(prompt.before, [bool(old.text) for old in history])
         batch.wanted.append(past + [False] * (len(heard) + len(prompt.after)) + [True] * len(target))
         batch.instructions.append(self.template.gate_ids(instruction))
+        same = [self.template.target(other) for other in others(reply)] if isinstance(reply, str) else []
+        parting = (place for place, tokens in enumerate(zip(target, *same, strict=False)) if len({*tokens}) > 1)
+        batch.decides.append(len(prompt.after) + next(parting) if same else None)
 
     def text_batch(self, rows: int) -> Batch:
         """Conversations without audio: the last turn typed, or in tokens as if it had been heard."""

@@ -209,12 +209,17 @@ class Trainer:
                 total = total + weights.speaker * parts["speaker"]
             if weights.reply:
                 with self.mixed():
-                    parts["reply"], parts["right"] = reply_loss(self.model, encoded, audio, self.recipe.gate)
-                total = total + weights.reply * parts["reply"]
+                    reply = reply_loss(self.model, encoded, audio, self.recipe.gate)
+                parts["reply"], parts["right"] = reply.loss, reply.right
+                total = total + weights.reply * reply.loss
+                if reply.decision is not None and reply.decided is not None:
+                    parts["decision"], parts["decided"] = reply.decision, reply.decided
+                    total = total + weights.decision * reply.decision
         if text is not None:
             with self.mixed():
-                parts["text"], parts["text_right"] = reply_loss(self.model, None, text, self.recipe.gate)
-            total = total + parts["text"]
+                typed = reply_loss(self.model, None, text, self.recipe.gate)
+            parts["text"], parts["text_right"] = typed.loss, typed.right
+            total = total + typed.loss
         return total, {name: value.item() for name, value in parts.items()}
 
     @torch.no_grad()

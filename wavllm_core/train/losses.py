@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -84,16 +85,41 @@ def speaker_loss(heads: Heads, vectors: Tensor, batch: Batch, margin: float) -> 
     return F.cross_entropy(30 * cosine.scatter(1, target[:, None], harder), target)
 
 
-def reply_loss(model: RollingWavLLM, encoded: Encoded | None, batch: Batch, use_gate: bool) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class ReplyLoss:
     """Cross-entropy per target token, and the share of target tokens that are right."""
+
+    loss: Tensor
+    right: Tensor
+    decision: Tensor | None  # the loss of those at which the answers to a question part; None: there are none
+    decided: Tensor | None  # the share of those that are right
+
+
+def reply_loss(model: RollingWavLLM, encoded: Encoded | None, batch: Batch, use_gate: bool) -> ReplyLoss:
+    """Of what the language model says to what it reads and hears."""
     inputs, wanted = sequences(model, encoded, batch)
     gate = gated(model.llm, gates(model, batch.instructions)) if use_gate else nullcontext()
     llama = model.llm.get_base_model()
     with gate:
         states = llama.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
     at = wanted != IGNORED
-    logits = llama.lm_head(states[at])
-    return F.cross_entropy(logits, wanted[at]), (logits.argmax(-1) == wanted[at]).float().mean()
+    loss, right = scored(llama.lm_head(states[at]), wanted[at])
+    rows, places = decisions(encoded, batch)
+    if not rows:
+        return ReplyLoss(loss, right, None, None)
+    return ReplyLoss(loss, right, *scored(llama.lm_head(states[rows, places]), wanted[rows, places]))
+
+
+def scored(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss of (tokens, vocabulary), and the share that is right."""
+    return F.cross_entropy(logits, wanted), (logits.argmax(-1) == wanted).float().mean()
+
+
+def decisions(encoded: Encoded | None, batch: Batch) -> tuple[list[int], list[int]]:
+    """The rows in which another answer would part from the one that is wanted, and from which position on."""
+    heard = [0] * len(batch.before) if encoded is None or encoded.vectors is None else encoded.vectors.tolist()
+    deciding = [(row, place) for row, place in enumerate(batch.decides) if place is not None]
+    return [row for row, _ in deciding], [len(batch.before[row]) + heard[row] + place - 1 for row, place in deciding]
 
 
 def gates(model: RollingWavLLM, instructions: Sequence[Sequence[int]]) -> Tensor:

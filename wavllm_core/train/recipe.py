@@ -26,6 +26,7 @@ class Losses:
     words: float = 0.0  # tokens, from the audio vectors that the language model reads
     speaker: float = 0.0
     reply: float = 0.0
+    decision: float = 0.0  # the token at which the answers to a question about voices part, on top of `reply`
 
 
 @dataclass(frozen=True, config=_STRICT)

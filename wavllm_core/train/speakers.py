@@ -33,6 +33,14 @@ def emotion_answer(label: str) -> str:
     return f"The emotion of the speaker is {label}."
 
 
+def others(answer: str) -> list[str]:
+    """What else could have been answered to the same question; nothing if it is none of the two."""
+    for answers in ([*map(speakers_answer, (True, False))], [*map(emotion_answer, EMOTIONS)]):
+        if answer in answers:
+            return [other for other in answers if other != answer]
+    return []
+
+
 def joined(first: Sound, second: Sound, pause_samples: int) -> Sound:
     """One clip after the other, silence between them."""
     return np.concatenate([first, np.zeros(pause_samples, first.dtype), second])
