@@ -1,9 +1,10 @@
 """What tells words from noise when somebody speaks into a reply, and what it costs those who mean it.
 
-Sounds: dev clips of a pack of recordings, each between two pauses, go through the server's detector and turn table.
+Sounds: clips of a pack of recordings, each between two pauses, go through the server's detector and turn table.
 Of every turn that they open: how much of it was voiced, and whether the model takes it for nothing, as no words or
-murmurs. Live: a server with the model and a voice is spoken to while it replies: with an order, which is answered, and
-with as much of it as stays below `short_ms`, so that the reply goes on. Both with and without `resume`.
+murmurs, or is not sure of them: by several limits of that, of which one can be chosen (`--split train`) for a model of
+one's own. Live: a server with the model and a voice is spoken to while it replies: with an order, which is answered,
+and with as much of it as stays below `short_ms`, so that the reply goes on. Both with and without `resume`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from wavllm_core.train.corpus import read_pack
 
 PAUSE = np.zeros(16_000, np.float32)
 SHORT_MS = (200, 300, 400)
+LIMITS = (0.45, 0.55, 0.65, 0.75, 0.85)  # of min_confidence
 ORDER = "give me a dark roast espresso with lots of almond milk"
 REPLY_MS, SNEEZE_MS = 800, 400  # of the reply, before somebody speaks; of voice that is no words
 SETTINGS = {
@@ -67,12 +69,17 @@ async def hear(engine: LiveEngine, sounds: list[Waveform]) -> list[tuple[int, Tr
 
 def describe(source: str, sounds: int, turns: list[tuple[int, Transcript]]) -> list[object]:
     voiced, rules = [ms for ms, _ in turns], Interruption()
-    nothing = [rules.is_nothing(written.text) for _, written in turns]
-    unsure = [rules.is_unsure(written.confidence, ms) for ms, written in turns]
-    taken = [sum(nothing), sum(one or other for one, other in zip(nothing, unsure, strict=True))]
+    nothing = 100 * sum(rules.is_nothing(written.text) for _, written in turns) / len(turns)
     shares = [100 * sum(ms < short for ms in voiced) / len(turns) for short in SHORT_MS]
     middle = [percentile(voiced, share) for share in (0.05, 0.5)]
-    return [source, sounds, len(turns), *middle, *shares, *(100 * count / len(turns) for count in taken)]
+    return [source, sounds, len(turns), *middle, *shares, nothing, *(taken(turns, limit) for limit in LIMITS)]
+
+
+def taken(turns: list[tuple[int, Transcript]], min_confidence: float) -> float:
+    """Per cent that are nothing, or short and unsure by this limit."""
+    rules = Interruption(min_confidence=min_confidence)
+    verdicts = [rules.is_nothing(said.text) or rules.is_unsure(said.confidence, ms) for ms, said in turns]
+    return 100 * sum(verdicts) / len(turns)
 
 
 @asynccontextmanager
@@ -129,11 +136,12 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("pack", type=Path, nargs="?", help="a tar of recordings, with dev clips and noise")
     options.add_argument("--clips", type=int, default=40, help="of each source; of noise: all")
+    options.add_argument("--split", choices=["train", "dev"], default="dev")
     options.add_argument("--times", type=int, default=8, help="that a reply is spoken into, for each setting")
     args = options.parse_args()
     require(args.pack, PACK)
     sounds: dict[str, list[Waveform]] = {}
-    for clip, pcm in read_pack(args.pack, lambda clip: clip.split == "dev"):
+    for clip, pcm in read_pack(args.pack, lambda clip: clip.split == args.split):
         sounds.setdefault(clip.source, []).append(pcm.astype(np.float32) / 32_768)
     rng = random.Random(0)
     chosen = {
@@ -142,7 +150,7 @@ def main() -> None:
     }
     engine = LiveEngine.load()
 
-    async def measure() -> tuple[dict[str, list[tuple[int, str]]], dict[str, list[dict[str, Any]]]]:
+    async def measure() -> tuple[dict[str, list[tuple[int, Transcript]]], dict[str, list[dict[str, Any]]]]:
         turns = {source: await hear(engine, clips) for source, clips in chosen.items()}
         found = await live(engine, args.times)
         await engine.close()
@@ -153,18 +161,19 @@ def main() -> None:
     announce(where)
     heads = ["source", "clips", "turns", "voiced ms, p5", "p50", *(f"under {ms} ms, %" for ms in SHORT_MS)]
     rows = [describe(source, len(chosen[source]), found) for source, found in turns.items() if found]
-    table([*heads, "without words, or of murmurs, %", "these and unsure, %"], rows)
+    table([*heads, "without words, or of murmurs, %", *(f"and unsure, below {limit}, %" for limit in LIMITS)], rows)
     rows = []
-    for name, said in replies.items():
-        first = [one["first_token_ms"] for one in said]
-        audio = [one["first_audio_ms"] for one in said if one["first_audio_ms"] is not None]
-        resumed = sum(one["resumed"] for one in said)
-        rows.append(
-            [name, f"{resumed} of {len(said)}", *(percentile(v, s) for v in (first, audio) for s in (0.5, 0.95))]
-        )
+    for name, times in replies.items():
+        first = [one["first_token_ms"] for one in times]
+        audio = [one["first_audio_ms"] for one in times if one["first_audio_ms"] is not None]
+        resumed = f"{sum(one['resumed'] for one in times)} of {len(times)}"
+        rows.append([name, resumed, *(percentile(v, s) for v in (first, audio) for s in (0.5, 0.95))])
     heads = ["spoken into a reply", "taken up again", "first token ms, p50", "p95", "first audio ms, p50", "p95"]
     table(heads, rows)
-    save(args.out, "interruptions", where, {"turns": turns, "replies": replies})
+    said = {
+        source: [(ms, written.text, written.confidence) for ms, written in found] for source, found in turns.items()
+    }
+    save(args.out, "interruptions", where, {"turns": said, "replies": replies})
 
 
 if __name__ == "__main__":
