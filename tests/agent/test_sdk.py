@@ -144,7 +144,22 @@ async def test_transcription_by_the_sdk() -> None:
         await connection.input_audio_buffer.append(audio=sound(pcm))
         completed = await until(connection, "conversation.item.input_audio_transcription.completed")
         assert completed.transcript.startswith("voice 1 for ")
-        assert completed.usage.type == "duration"
+        assert completed.usage.type == "duration" and completed.logprobs is None
+
+
+async def test_how_sure_the_model_was_by_the_sdk() -> None:
+    engine = ScriptedEngine()
+    engine.logprob = -0.25
+    async with running(engine) as port, connected(port, intent="transcription") as connection:
+        include: Any = ["item.input_audio_transcription.logprobs"]
+        await connection.session.update(session={"type": "transcription", "include": include})
+        await until(connection, "session.updated")
+        pcm = silence(400, 24_000) + speech(400, 1, 24_000) + silence(800, 24_000)
+        await connection.input_audio_buffer.append(audio=sound(pcm))
+        delta = await until(connection, "conversation.item.input_audio_transcription.delta")
+        assert [(one.token, one.logprob) for one in delta.logprobs] == [(delta.delta, -0.25)]
+        completed = await until(connection, "conversation.item.input_audio_transcription.completed")
+        assert "".join(one.token for one in completed.logprobs).strip() == completed.transcript
 
 
 def hold_a_conversation(port: int) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
 from wavllm_core.evaluate.dev_plots import draw
+from wavllm_core.evaluate.plots import confusion_chart
 from wavllm_core.evaluate.tasks import Answers
 from wavllm_core.train.corpus import Clip
 
@@ -34,3 +36,10 @@ def test_everything_that_was_asked_is_drawn(tmp_path: Path) -> None:
 
 def test_nothing_is_drawn_of_what_was_not_asked(tmp_path: Path) -> None:
     assert draw(Answers(), tmp_path) == {} and not list(tmp_path.iterdir())
+
+
+def test_confusions_stand_where_they_belong(tmp_path: Path) -> None:
+    confusion_chart(tmp_path / "x.svg", "x", {"happy": {"happy": 41, "none": 17}, "sad": {"happy": 9, "sad": 23}})
+    written = re.findall(r"<!-- (\w+) -->", (tmp_path / "x.svg").read_text())
+    assert written[:5] == ["happy", "sad", "none", "answered", "happy"]
+    assert written[-7:-1] == ["41", "0", "17", "9", "23", "0"]  # row by row
