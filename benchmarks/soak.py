@@ -186,7 +186,8 @@ def recompute(said: list[dict[str, Any]], answer: Callable[[list[Exchange], str]
         typed = [number for number, turn in enumerate(turns) if not turn["spoken"] and good[number]]
         if not typed or not all(good[: typed[-1]]):
             continue
-        past = [Exchange(turn["text"], None, turn["speaker"], turn["reply"]) for turn in turns[: typed[-1]]]
+        shown = [turn for turn in turns[: typed[-1]] if turn["text"] or turn["reply"]]  # not what was no words
+        past = [Exchange(turn["text"], None, turn["speaker"], turn["reply"]) for turn in shown]
         asked = turns[typed[-1]]
         compared += 1
         identical += answer([*past, Exchange(asked["text"])], conversation["instructions"]) == asked["reply"]

@@ -72,6 +72,13 @@ def test_what_nobody_answered_is_no_wrong_answer(soak: ModuleType) -> None:
     assert (found["identical"], found["compared"]) == (1, 1)
 
 
+def test_the_model_is_not_shown_what_was_no_words(soak: ModuleType) -> None:
+    said = [conversation(1)]
+    said[0]["turns"].insert(0, turn(True, "", ""))
+    found = found_by(soak, said)
+    assert (found["identical"], found["compared"]) == (1, 1)
+
+
 def spoil(change: Callable[[Said], object]) -> Said:
     said = deepcopy([conversation(1), conversation(2)])
     change(said)
