@@ -36,6 +36,7 @@ VOICES_KEY_VARIABLE: Final = "WAVLLM_VOICES_KEY"
 FORBID: Final = ConfigDict(extra="forbid")
 MIN_KEY_CHARS: Final = 16
 Share = Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)]
+Cosine = Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)]
 
 
 BackChannel = Annotated[StrictStr, Field(max_length=MAX_BACK_CHANNEL_CHARS, pattern=r"[^\W_]")]
@@ -122,7 +123,8 @@ class SpeakersConfig:
 
     policy: Literal["off", "label", "require"] = "label"
     memory: Literal["shared", "own"] = "shared"
-    same_speaker_similarity: Annotated[StrictFloat | StrictInt, Field(ge=-1, le=1)] | None = None
+    same_speaker_similarity: Cosine | None = None
+    known_similarity: Cosine | None = None
     registry: Path | None = Path("~/.local/share/wavllm/voices.db")
     key_file: Path | None = None
     if_unreadable: Literal["refuse", "go_on"] = "refuse"

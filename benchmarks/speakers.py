@@ -10,6 +10,7 @@ conversation; then each asks "what did i order", typed, under the number that it
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from wavllm_core.voices import VoiceScale, load_scale
 
 RATE = 16_000
 ENROLLED, PEOPLE, STRETCHES = 3, 10, 6
+LIMITS = (0.4, 0.45, 0.5, 0.55, 0.6)  # of known_similarity
 SPOKEN = Voicing(1.0, 1.0, 0.0)
 Vectors = np.ndarray  # (clips, dim)
 
@@ -50,30 +52,41 @@ def stretch(clips: list[tuple[Clip, Pcm]], seconds: float, rng: random.Random) -
     return joined[start : start + int(seconds * RATE)]
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """What one utterance is taken for, in an open set."""
+
+    similarity: float  # to the one of ten enrolled people whom it resembles most
+    right: bool  # it is that one
+    stranger: bool  # it is none of the ten
+
+
 def identification(
-    enrolled: dict[str, Vectors], heard: dict[str, Vectors], scale: VoiceScale, draws: int, rng: random.Random
-) -> list[float]:
-    """EER; of ten people the right one; in an open set: known right, known refused, strangers taken."""
+    enrolled: dict[str, Vectors], heard: dict[str, Vectors], draws: int, rng: random.Random
+) -> tuple[float, list[Nearest]]:
+    """The EER in per cent, and what was found of ten people and ten strangers, so many times."""
     names = list(enrolled)
     means = {name: vectors.mean(axis=0) for name, vectors in enrolled.items()}
     pairs = [(likeness(means[a], vector), a == b) for a in names for b in names for vector in heard[b]]
     eer, _ = equal_error_rate(np.array([s for s, _ in pairs]), np.array([same for _, same in pairs]))
-    nearest = right = refused = taken = 0
+    found = []
     for _ in range(draws):
         chosen = rng.sample(names, 2 * PEOPLE)
         known, strangers = chosen[:PEOPLE], chosen[PEOPLE:]
         for name in chosen:
             vector = heard[name][rng.randrange(STRETCHES)]
             similarity, best = max((likeness(means[other], vector), other) for other in known)
-            accepted = similarity >= scale.limit_to_know
-            if name in strangers:
-                taken += accepted
-            else:
-                nearest += best == name
-                right += accepted and best == name
-                refused += not accepted
-    total = draws * PEOPLE / 100
-    return [eer, nearest / total, right / total, refused / total, taken / total]
+            found.append(Nearest(similarity, best == name, name in strangers))
+    return eer, found
+
+
+def shares(found: list[Nearest], limit: float) -> list[float]:
+    """Per cent by this limit for a name: known people who get their own, who get none, strangers who get one."""
+    known, strangers = ([one for one in found if one.stranger == stranger] for stranger in (False, True))
+    own = sum(one.right and one.similarity >= limit for one in known)
+    none = sum(one.similarity < limit for one in known)
+    taken = sum(one.similarity >= limit for one in strangers)
+    return [100 * own / len(known), 100 * none / len(known), 100 * taken / len(strangers)]
 
 
 def enrolments(vectors: dict[str, Vectors], scale: VoiceScale, draws: int, rng: random.Random) -> tuple[float, float]:
@@ -133,13 +146,17 @@ def main() -> None:
     clips = read_clips(given.pack, "so762")
     vectors = {name: np.stack([listener.voice(pcm) for _, pcm in said]) for name, said in clips.items()}
     enrolled = {name: rows[:ENROLLED] for name, rows in vectors.items()}
-    rows = []
+    rows, limits = [], []
     for seconds in (2, 4, 8):
         heard = {
             name: np.stack([listener.voice(stretch(said[ENROLLED:], seconds, rng)) for _ in range(STRETCHES)])
             for name, said in clips.items()
         }
-        rows.append([f"{seconds} s", *identification(enrolled, heard, scale, given.draws, rng)])
+        eer, found = identification(enrolled, heard, given.draws, rng)
+        nearest = 100 * sum(one.right for one in found) / sum(not one.stranger for one in found)
+        rows.append([f"{seconds} s", eer, nearest, *shares(found, scale.limit_to_know)])
+        by_limit = [shares(found, limit) for limit in LIMITS]
+        limits.append([f"{seconds} s", *(f"{own:.1f}, {taken:.1f}" for own, _, taken in by_limit)])
     refused = enrolments(vectors, scale, given.draws, rng)
     voiced = [measure_voicing(pcm.astype(np.float32) / 32_768) for said in clips.values() for _, pcm in said]
     answers = two_people(listener, read_clips(given.pack, "s2i")[""], scale, given.pairs, rng)
@@ -149,6 +166,8 @@ def main() -> None:
     )
     heads = ["speech", "EER %", "nearest of 10 %", "known, right %", "known, refused %", "strangers taken %"]
     table(heads, rows)
+    print("By known_similarity: known people who get their own name, strangers who get one, %.\n")
+    table(["speech", *map(str, LIMITS)], limits)
     table(
         ["enrolment of three utterances", "refused %"], [["of one person", refused[0]], ["one of another", refused[1]]]
     )
@@ -158,7 +177,9 @@ def main() -> None:
         ["memory", "pairs told apart", "questions", "right drink", "all slots right"],
         [[memory, f"{counts[0]} of {given.pairs}", *counts[1:]] for memory, counts in answers.items()],
     )
-    save(given.out, "speakers", where, {"identification": rows, "refused": refused, "answers": answers})
+    save(
+        given.out, "speakers", where, {"identification": rows, "limits": limits, "refused": refused, "answers": answers}
+    )
 
 
 if __name__ == "__main__":

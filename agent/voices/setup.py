@@ -23,9 +23,11 @@ log = logging.getLogger(__name__)
 def build_scale(config: SpeakersConfig, checkpoint: Path | None) -> VoiceScale:
     """What similarities mean: as the checkpoint says, or as the operator does. Raises CheckpointError."""
     scale = load_scale(checkpoint or NANO)
-    if config.same_speaker_similarity is None:
-        return scale
-    return replace(scale, same_similarity=config.same_speaker_similarity)
+    if config.same_speaker_similarity is not None:
+        scale = replace(scale, same_similarity=config.same_speaker_similarity)
+    if config.known_similarity is not None:
+        scale = replace(scale, known_similarity=config.known_similarity)
+    return scale
 
 
 def open_people(config: SpeakersConfig, scale: VoiceScale) -> People:

@@ -194,7 +194,10 @@ def test_the_shipped_model_brings_its_own_scale() -> None:
     scale = build_scale(config, None)
     assert scale.eer_percent is not None and 0 < scale.same_similarity < 1
     assert scale.confidence(scale.same_similarity) == pytest.approx(0.5)
-    assert build_scale(SpeakersConfig(same_speaker_similarity=0.7), None).same_similarity == 0.7
+    own = build_scale(SpeakersConfig(same_speaker_similarity=0.7), None)
+    assert (own.same_similarity, own.limit_to_know) == (0.7, scale.limit_to_know)
+    strict = build_scale(SpeakersConfig(known_similarity=0.6), None)
+    assert (strict.same_similarity, strict.limit_to_know) == (scale.same_similarity, 0.6)
 
 
 @pytest.mark.parametrize("clip", ["s2i_16245b86.flac", "s2i_540a38c2.flac", "s2i_8c59cf3c.flac", "s2i_90a00f8a.flac"])
