@@ -127,7 +127,7 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
 def test_every_recipe_of_the_project_is_readable() -> None:
     recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("[0-9a]*.yaml"))
     assert [load_recipe(path, Recipe).out.name for path in recipes] == [path.stem for path in recipes]
-    assert len(recipes) == 25
+    assert len(recipes) == 26
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
