@@ -26,6 +26,8 @@ LLAMA = LiveLlama(SHAPE, dict(MODEL.state_dict()), max_positions=24)
 INPUTS = torch.randn(19, 32, generator=torch.Generator().manual_seed(0))
 GATE = torch.rand(32, generator=torch.Generator().manual_seed(1)) * 3
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+PRECISE = LiveLlama(SHAPE, dict(MODEL.state_dict()), max_positions=24, dtype=torch.float64)  # rounding hides nothing
+PRECISELY = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def row(slot: Slot, inputs: Tensor, gate: Tensor | None = GATE) -> Row:
@@ -92,10 +94,10 @@ def test_stretched_positions_of_a_rolling_model_are_refused_by_name(tmp_path: Pa
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) <= 19))
 def test_prefill_in_chunks_equals_one_pass(sizes: list[int]) -> None:
-    store = LLAMA.new_store(1)
+    store, inputs, gate = PRECISE.new_store(1), INPUTS[: sum(sizes)].double(), GATE.double()
     slot = store.acquire()
-    parts = [LLAMA.step(store, [row(slot, chunk)]) for chunk in INPUTS[: sum(sizes)].split(sizes)]
-    torch.testing.assert_close(torch.cat(parts), run(INPUTS[: sum(sizes)]), **CLOSE)
+    parts = [PRECISE.step(store, [row(slot, chunk, gate)]) for chunk in inputs.split(sizes)]
+    torch.testing.assert_close(torch.cat(parts), run(inputs, gate, PRECISE), **PRECISELY)
     assert len(slot.keys) == sum(sizes)
 
 
@@ -103,16 +105,16 @@ def test_prefill_in_chunks_equals_one_pass(sizes: list[int]) -> None:
 @given(data=st.data())
 def test_strangers_in_one_step_equal_each_alone(data: st.DataObject) -> None:
     """Rows of any lengths, at any positions, with gates of their own or none."""
-    store = LLAMA.new_store(4)
+    store, inputs, gates = PRECISE.new_store(4), INPUTS.double(), [None, GATE.double(), GATE.double() / 2]
     rows, expected = [], []
-    for gate in data.draw(st.lists(st.sampled_from([None, GATE, GATE / 2]), min_size=1, max_size=4)):
+    for gate in data.draw(st.lists(st.sampled_from(gates), min_size=1, max_size=4)):
         start, count = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 9))
         slot = store.acquire()
         if start:
-            LLAMA.step(store, [row(slot, INPUTS[:start], gate)])
-        rows.append(row(slot, INPUTS[start : start + count], gate))
-        expected.append(run(INPUTS[: start + count], gate)[start:])
-    torch.testing.assert_close(LLAMA.step(store, rows), torch.cat(expected), **CLOSE)
+            PRECISE.step(store, [row(slot, inputs[:start], gate)])
+        rows.append(row(slot, inputs[start : start + count], gate))
+        expected.append(run(inputs[: start + count], gate, PRECISE)[start:])
+    torch.testing.assert_close(PRECISE.step(store, rows), torch.cat(expected), **PRECISELY)
 
 
 def test_truncation_undoes_what_came_after() -> None:
