@@ -104,6 +104,14 @@ def test_the_table(events: Sequence[StageEvent], effects: Sequence[StageEffect])
     assert run(*events) == effects
 
 
+def test_who_truncates_may_say_so_twice_until_another_one_begins() -> None:
+    stage = Stage()
+    for event in (Asked("a", DUE), Truncated("a"), Cancelled("a"), Asked("b", DUE), Over("b")):
+        stage, _ = advance(stage, event)
+    with pytest.raises(ProtocolError, match="response a is active"):
+        advance(stage, Cancelled("a"))
+
+
 @pytest.mark.parametrize("named", [None, "a", "b"])
 def test_nothing_can_be_cancelled_that_is_not_under_way(named: str | None) -> None:
     over, _ = advance(advance(Stage(), Asked("a", DUE))[0], Over("a"))

@@ -240,6 +240,17 @@ def test_adapters_alone_can_be_trained(tmp_path: Path) -> None:
     assert changed and all("lora_" in name or name.startswith("gate.") for name in changed)
 
 
+@pytest.mark.needs("espeak-ng")
+def test_a_recipe_says_what_a_decision_weighs(tmp_path: Path) -> None:
+    losses = {"reply": 1.0, "decision": 2.5}
+    trainer = Trainer(load_recipe(write_recipe(tmp_path, losses=losses, gate=False), Recipe))
+    audio = trainer.maker.batch([0], with_prompts=False)
+    trainer.maker.add_prompt(audio, [], Turn(spoken=True), EMOTION, emotion_answer("sad"))
+    total, parts = trainer.loss(audio, None)
+    assert parts["decision"] > 0
+    assert total.item() == pytest.approx(parts["reply"] + 2.5 * parts["decision"], rel=1e-5)
+
+
 def test_every_fourth_clip_of_a_person_is_joined_with_one_of_the_same_and_one_of_another() -> None:
     joiner, pairs = Joiner(random.Random(0)), []
     for turn in range(8):
