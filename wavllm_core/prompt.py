@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -20,8 +21,7 @@ SPECIAL_TOKENS = [BOS, EOS, INST, INST_END, SPEECH, SPEECH_END, SYS, SYS_END]
 TRANSCRIBE = "Based on the attached audio, generate a comprehensive text transcription of the spoken content."
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):  # and no dataclass: thousands are made and looked up at each plan of a long conversation
     """One user turn, in text or speech, and the reply where there is one."""
 
     text: str = ""  # typed words or a transcript

@@ -22,6 +22,7 @@ from agent.voices.naming import Names
 from wavllm_core.engine.api import Exchange, Heard
 
 MAX_ITEMS: Final = 128  # 64 exchanges
+DROPPED_ITEMS: Final = 32  # at a time: what the model has read of the rest, it reads anew whenever the oldest go
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ class Conversation:
                 earlier.heard = None
         self.items.insert(place, item)
         if len(self.items) > MAX_ITEMS:
-            self._drop_oldest()
+            for _ in range(DROPPED_ITEMS):
+                self._drop_oldest()
             while len(self.items) > 1 and (self.items[0].role == "assistant" or self.items[0].tool):
                 self._drop_oldest()  # an answer to what has gone
         return before

@@ -69,3 +69,12 @@ def test_the_oldest_exchanges_go_whole(roles: list[str]) -> None:
     assert conversation.items[-1].text == str(len(roles) - 1)
     if len(roles) > MAX_ITEMS and "user" in roles[-MAX_ITEMS:]:
         assert conversation.items[0].role == "user"
+
+
+def test_a_long_conversation_keeps_its_beginning_for_many_turns() -> None:
+    conversation, beginnings = Conversation(), []
+    for number in range(5 * MAX_ITEMS):
+        conversation.add(Item(str(number), "assistant" if number % 2 else "user", text=str(number)))
+        beginnings.append(conversation.items[0].id)
+    assert len(set(beginnings)) < len(beginnings) / 16  # so eight exchanges at least have one beginning
+    assert len(conversation.items) >= MAX_ITEMS / 2

@@ -316,6 +316,20 @@ async def test_past_turns_go_whole_and_several_at_a_time(engine: LiveEngine) -> 
     assert 1 < len(set(starts)) < starts[-1] / 2  # what follows a change is prefilled anew
 
 
+def test_turns_of_many_long_conversations_are_tokenized_once(tmp_path: Path) -> None:
+    template = PromptTemplate(tiny_checkpoint(tmp_path).tokenizer)
+    encoded: list[str] = []
+    encode = template.encode
+    template.encode = lambda text: encoded.append(text) or encode(text)  # type: ignore[func-returns-value, method-assign]
+    planner = Planner(RollingPrompts(template), 256)
+    talks = [[Exchange(f"turn {n} of {talk}", reply="a mocha") for n in range(64)] for talk in range(32)]
+    firsts = [planner.recent(past, own=20) for past in talks]
+    assert any("turn 63 of 31" in text for text in encoded)
+    encoded.clear()
+    assert [planner.recent(past, own=20) for past in talks] == firsts
+    assert not encoded
+
+
 @pytest.mark.parametrize("system_prompt", ["", "you are a barista"])
 def test_a_plan_is_the_prompt_of_the_template(tmp_path: Path, system_prompt: str) -> None:
     checkpoint = tiny_checkpoint(tmp_path)

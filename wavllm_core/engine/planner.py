@@ -5,6 +5,7 @@ Depends on what was said alone, never on what happens to be in the store, so tha
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,7 +22,7 @@ from wavllm_core.prompt import Prompt, PromptTemplate, Turn
 
 OPEN_TURN_SHARE = 4  # a quarter of the context is kept for the open turn and its reply, even if they are short
 DROP_SHARE = 4  # past turns go by quarters of the context, so that not every turn moves all that follow
-PAST_TURNS = 1024  # whose token ids are kept, about 1.7 kB each: 32 conversations that fill their context
+PAST_TURNS = 4096  # whose token ids are kept, 0.7 kB each with its words: more than 32 sessions of 64 exchanges have
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +84,12 @@ class RollingPrompts:
         """Tokens that a past turn takes."""
         return len(self._past_ids(turn))
 
-    def _encode_past(self, turn: Turn) -> tuple[int, ...]:
+    def _encode_past(self, turn: Turn) -> array[int]:
         """A turn's part of a prompt. It begins and ends with special tokens, so its neighbours do not matter."""
         nothing = Turn()
         rest = len(self._template.build([], nothing, "").before) - self._opening
         ids = self._template.build([turn], nothing, "").before
-        return tuple(ids[self._opening : len(ids) - rest])
+        return array("i", ids[self._opening : len(ids) - rest])
 
 
 class Planner:

@@ -6,6 +6,7 @@ Llama 2's chat form, which the published model was not trained on: it knows sing
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -80,7 +81,7 @@ class PublishedPrompts:
         opening = f"[INST]<<SYS>>\n{self._processor.system_prompt}\n<</SYS>>\n\n"
         ids = list(self._past_ids(past[0], opening))
         for old in past[1:]:
-            ids += self._past_ids(old, INST)
+            ids.extend(self._past_ids(old, INST))
         last = f"{INST}<SPEECH>" if turn.spoken else f"{INST}{asked}{INST_END}"
         return Prompt([*ids, *self._begin(), *self.encode(last)], after)
 
@@ -96,9 +97,9 @@ class PublishedPrompts:
         """Token ids of `text`, none added."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _encode_past(self, turn: Turn, opening: str) -> tuple[int, ...]:
+    def _encode_past(self, turn: Turn, opening: str) -> array[int]:
         words = self.encode(f"{opening}{turn.text}{INST_END} {turn.reply}")
-        return (*self._begin(), *words, self._tokenizer.eos_token_id)
+        return array("i", [*self._begin(), *words, self._tokenizer.eos_token_id])
 
     def _begin(self) -> list[int]:
         begin = self._tokenizer.bos_token_id
