@@ -31,6 +31,9 @@ def prepare(
     wake_phrases: Annotated[int, typer.Option(min=0, help="Synthetic wake phrases.")] = 800,
     questions: Annotated[int, typer.Option(min=0, help="Synthetic questions about an order.")] = 1000,
     plain: Annotated[int, typer.Option(min=0, help="Synthetic sentences.")] = 2000,
+    keep_out: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A source or speaker to leave out. May be repeated.")
+    ] = None,
     seed: int = 7,
 ) -> None:
     """Lay out recorded packs and synthetic speech for training, and learn a tokenizer from them."""
@@ -40,7 +43,7 @@ def prepare(
         from wavllm_core.train.prepare import VOCAB_SIZE, prepare_corpus, prepare_tokenizer
 
     counts = Synthetic(orders, digits, wake_phrases, questions, plain, seed)
-    prepare_corpus(packs, sentences, counts, out)
+    prepare_corpus(packs, sentences, counts, out, frozenset(keep_out or ()))
     prepare_tokenizer(Corpus(out), VOCAB_SIZE, out.parent / "tokenizer.json")
 
 

@@ -31,6 +31,7 @@ from wavllm_core.train.dialogue import REFUSAL, Event, Scene
 from wavllm_core.train.loop import Trainer
 from wavllm_core.train.losses import Heads, gates, word_loss
 from wavllm_core.train.orders import Order, parse, random_order, random_spoken_form
+from wavllm_core.train.prepare import without
 from wavllm_core.train.recipe import Recipe, load_recipe
 
 MOCHA = Order("mocha", size="large", milkAmount="soy milk")
@@ -124,10 +125,20 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
     assert "2 of 5 rows skipped" in warnings[2]
 
 
+def test_what_is_kept_out_of_training_is_named_by_source_or_person(tmp_path: Path) -> None:
+    recorded = list(read_pack(write_pack(tmp_path / "pack.tar")))
+    name = recorded[0][0].speaker
+    kept = [clip for clip, _ in without(frozenset({name}), recorded)]
+    assert kept == [clip for clip, _ in recorded if clip.speaker != name] and len(kept) < len(recorded)
+    assert not list(without(frozenset({recorded[0][0].source}), [recorded[0]]))
+    with pytest.raises(InputError, match="keep-out: no recording has the source or speaker nobody"):
+        list(without(frozenset({name, "nobody"}), recorded))
+
+
 def test_every_recipe_of_the_project_is_readable() -> None:
-    recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("[0-9a]*.yaml"))
+    recipes = sorted((Path(__file__).parents[2] / "configs" / "train").glob("[0-9as]*.yaml"))
     assert [load_recipe(path, Recipe).out.name for path in recipes] == [path.stem for path in recipes]
-    assert len(recipes) == 26
+    assert len(recipes) == 29
 
 
 def test_a_recipe_with_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:

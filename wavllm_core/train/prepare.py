@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import re
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -31,10 +32,14 @@ VOCAB_SIZE = 1024
 SCENES = 3000  # made-up conversations that the tokenizer learns from
 
 
-def prepare_corpus(packs: list[Path], sentences: Path, counts: Synthetic, out: Path) -> None:
+def prepare_corpus(
+    packs: list[Path], sentences: Path, counts: Synthetic, out: Path, kept_out: frozenset[str] = frozenset()
+) -> None:
     """Recorded clips of `packs` (tar files, or TSV manifests) and synthetic ones.
 
     sentences: a text file, one sentence a line
+    kept_out: sources and speakers of whose recordings nothing is taken
+    Raises InputError for a name in `kept_out` that no recording has.
     """
     try:
         lines = [line.strip().lower() for line in sentences.read_text().splitlines()]
@@ -42,7 +47,19 @@ def prepare_corpus(packs: list[Path], sentences: Path, counts: Synthetic, out: P
         raise InputError(f"{sentences}: cannot be read: {error.strerror}") from error
     plain = [line for line in lines if SENTENCE.fullmatch(line)]
     recorded = chain.from_iterable(manifest_clips(pack) if pack.suffix == ".tsv" else read_pack(pack) for pack in packs)
-    Corpus.write(out, chain(recorded, synthetic_clips(counts, plain)))
+    Corpus.write(out, chain(without(kept_out, recorded), synthetic_clips(counts, plain)))
+
+
+def without(names: frozenset[str], clips: Iterable[tuple[Clip, Pcm]]) -> Iterator[tuple[Clip, Pcm]]:
+    """The clips but those of these sources and speakers. Raises InputError at the end for a name that none had."""
+    found: set[str] = set()
+    for clip, pcm in clips:
+        named = names & {clip.source, clip.speaker}
+        found |= named
+        if not named:
+            yield clip, pcm
+    if unknown := sorted(names - found):
+        raise InputError(f"keep-out: no recording has the source or speaker {', '.join(unknown)}")
 
 
 def prepare_tokenizer(corpus: Corpus, vocab_size: int, out: Path, seed: int = 3) -> None:
