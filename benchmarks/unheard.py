@@ -19,11 +19,9 @@ from _report import PACK, announce, machine, parser, require, save, table
 from wavllm_core.checkpoint import NANO, load
 from wavllm_core.evaluate.listener import Listener
 from wavllm_core.evaluate.metrics import normalise, share
+from wavllm_core.evaluate.tasks import is_right
 from wavllm_core.prompt import TRANSCRIBE
-from wavllm_core.train.batches import event_of
 from wavllm_core.train.corpus import Clip, Pcm, read_pack
-from wavllm_core.train.dialogue import Scene
-from wavllm_core.train.orders import parse
 
 
 def ask(listener: Listener, clip: Clip, pcm: Pcm) -> dict[str, bool]:
@@ -31,11 +29,10 @@ def ask(listener: Listener, clip: Clip, pcm: Pcm) -> dict[str, bool]:
     heard = listener.hear(pcm)
     reply = listener.ask(heard)
     if clip.order:
-        return {"orders, all slots right": parse(reply) == clip.order}
-    wanted = Scene().reply(event_of(clip), None)
+        return {"orders, all slots right": is_right(clip, reply)}
     return {
         f"digits of {clip.speaker}, written down": normalise(listener.ask(heard, TRANSCRIBE)) == clip.text,
-        f"digits of {clip.speaker}, answered": normalise(reply) == normalise(wanted),
+        f"digits of {clip.speaker}, answered": is_right(clip, reply),
     }
 
 

@@ -124,15 +124,20 @@ def count_after_order(listener: Listener, heard: Heard, clip: Clip, rng: random.
     return wanted, listener.ask(heard, history=(past,))
 
 
+def is_right(clip: Clip, reply: str) -> bool:
+    """Whether it is the assistant's reply to a clip alone: of an order in all slots, else to the letter."""
+    if clip.order:
+        return parse(reply) == clip.order
+    return normalise(reply) == normalise(Scene().reply(event_of(clip), None))
+
+
 def score(answers: Answers) -> dict[str, object]:
     """Every figure of the report."""
     figures: dict[str, object] = {}
     for source, name in (("fsdd", "digits"), ("wake", "wake phrases")):
         rows = answers.said.get(source, [])
         figures[f"{name}, transcribed"] = share(normalise(said) == clip.text for clip, said, _ in rows)
-        figures[f"{name}, answered"] = share(
-            normalise(reply) == normalise(Scene().reply(event_of(clip), None)) for clip, _, reply in rows
-        )
+        figures[f"{name}, answered"] = share(is_right(clip, reply) for clip, _, reply in rows)
     figures["digits answered from an order in the history"] = share(w == g for w, g in answers.counted)
     figures["typed questions about the history"] = share(w == g for w, g in answers.questions)
     orders = [(clip.order, parse(reply)) for clip, _, reply in answers.said.get("s2i", []) if clip.order]
