@@ -135,6 +135,8 @@ def main() -> None:
     announce(where)
     for source, name in SOURCES.items():
         rows = [outcome for outcome in outcomes if outcome.clip.source == source]
+        if not rows:
+            continue
         served, whole = share(row.right for row in rows), share(row.right_whole for row in rows)
         kinds = Counter(row.kind for row in rows)
         low, high = served.interval()
