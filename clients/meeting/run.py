@@ -113,10 +113,11 @@ async def _play(
 
 async def _listen(conversation: Conversation, log: MeetingLog, console: Console, device: str | None) -> None:
     """The microphone, over its losses, and questions from the keyboard."""
-    typed, sound = _typed_lines(), Sound(device)
+    typed, sound, opened = _typed_lines(), await asyncio.to_thread(Sound, device), asyncio.Event()
     sound.playback = None  # nobody is spoken to
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(keep_open(sound, console.print, Backoff()), name="hold the microphone")
+        tasks.create_task(keep_open(sound, console.print, Backoff(), opened.set), name="hold the microphone")
+        await opened.wait()
         console.print("Listening. Type a question, or /name 1 Anna; Ctrl-C ends the meeting.")
         while True:
             if (waveform := await sound.microphone.hear()) is not None:

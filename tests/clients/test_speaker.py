@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -213,6 +214,22 @@ async def test_a_server_that_leaves_is_waited_for(monkeypatch: pytest.MonkeyPatc
         home.room.say(160, 0)
         await until(lambda: "speaker 1  again" in home.printed)
     assert "the server ended the conversation; trying on" in home.printed
+
+
+async def test_nobody_is_told_that_it_listens_before_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, go_on = Room(), threading.Event()
+    room.on_start = lambda: go_on.wait(10)
+    monkeypatch.setitem(sys.modules, "sounddevice", room.module())
+    home = Home(room)
+    async with ScriptedServer().running() as server, asyncio.TaskGroup() as tasks:
+        talking = tasks.create_task(talk(home.console, server.url, SpeakerOptions(backoff=QUICK)))
+        await until(lambda: len(room.streams) == 1)
+        await asyncio.sleep(0.2)
+        assert not home.printed
+        go_on.set()
+        await until(lambda: "Listening to a device" in home.printed)
+        assert len(room.streams) == 2
+        talking.cancel()
 
 
 async def test_no_server_at_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
