@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.agent.harness import running
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
 from tests.clients.scripted_server import ScriptedServer
 from tests.clients.sounds import Room, until
+from wavllm_core.engine.api import Heard, Written
 
 QUICK = Backoff(0.01, 0.02)
 
@@ -180,6 +182,48 @@ async def test_asleep_it_answers_nobody_and_called_it_answers(monkeypatch: pytes
         home.room.say(800, 0)
         await until(lambda: len(engine.asked) == 1)
         assert len(engine.asked[0][1]) == 1, "what was not meant is not in the history"
+
+
+class Writing(ScriptedEngine):
+    """Counts the transcripts that are done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transcripts = 0
+
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[Written, None]:
+        async with aclosing(super().transcribe(heard)) as pieces:
+            async for piece in pieces:
+                yield piece
+        self.transcripts += 1
+
+
+async def test_it_wakes_to_a_name_that_may_be_noise_and_awake_is_silent_to_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name is short, and called from afar: what the model is unsure of is told to who listens for it."""
+    engine = Writing()
+    engine.written, engine.logprob = "computer", math.log(0.5)
+    async with in_a_room(engine, monkeypatch, room=Room(loudspeaker=False), wake_phrases=("computer",)) as home:
+        room = home.room
+        room.say(480, 0.2)
+        room.say(320, 0)
+        await asyncio.sleep(0.1)  # time enough to doubt it, if anybody did
+        room.say(480, 0)
+        await until(lambda: home.printed.count("assistant") == 1)
+        assert len(engine.asked) == 1 and "speaker 1  computer" in home.printed
+        engine.written, written = "nine", engine.transcripts
+        room.say(480, 0.2)
+        room.say(320, 0)
+        await until(lambda: engine.transcripts > written)  # during the pause, so that the turn is known for noise
+        room.say(480, 0)
+        await until(lambda: home.printed.count("assistant") == 2)
+        assert "nine" not in home.printed
+        engine.written, engine.logprob = "what now", 0.0
+        room.say(480, 0.2)
+        room.say(800, 0)
+        await until(lambda: len(engine.asked) == 2)
+    assert [past.text for past in engine.asked[1][1]][:-1] == ["computer"]
 
 
 async def test_push_to_talk(monkeypatch: pytest.MonkeyPatch) -> None:
