@@ -175,10 +175,10 @@ async def test_a_meeting_at_the_microphone_with_a_question_typed_meanwhile(
     async with running(engine) as port, asyncio.TaskGroup() as tasks:
         url = f"ws://127.0.0.1:{port}/v1/realtime"
         held = tasks.create_task(hold_meeting([], Console(file=screen, width=200), tmp_path / "out", url))
-        await until(lambda: "Listening" in screen.getvalue())
+        await until(lambda: "answer: " in screen.getvalue())  # whether anything is heard or not
         room.say(960, 0.1)
         room.say(640, 0)
-        await until(lambda: "speaker 1: voice 1" in screen.getvalue() and "answer: " in screen.getvalue())
+        await until(lambda: "speaker 1: voice 1" in screen.getvalue())
         held.cancel()
     assert len(room.streams) == 1, "nobody is spoken to"
     assert room.streams[0].closed
