@@ -187,6 +187,16 @@ async def test_a_meeting_at_the_microphone_with_a_question_typed_meanwhile(
     assert [question["question"] for question in minutes["questions"]] == ["who is there"]
 
 
+async def test_a_meeting_that_never_began_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ClientError, match="no server at"):
+            await hold_meeting([], Console(file=io.StringIO()), tmp_path, "ws://127.0.0.1:9/v1/realtime")
+    with MeetingRecord(tmp_path / "meeting.db") as record:
+        record.ask(0, "who is there", "")
+    with pytest.raises(ClientError, match="there is a meeting already"):
+        MeetingRecord(tmp_path / "meeting.db")
+
+
 async def test_minutes_are_written_when_the_server_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="no server at"):
         await hold_meeting([Line(text="hello")], Console(file=io.StringIO()), tmp_path, "ws://127.0.0.1:9/v1/realtime")
