@@ -87,11 +87,14 @@ class SmartSpeaker:
     def __init__(
         self, console: Console, url: str, options: SpeakerOptions, sound: Sound, key: PushToTalk | None = None
     ) -> None:
-        """Raises ClientError when echo cancellation is wanted, and not installed."""
+        """Raises ClientError when echo cancellation is wanted, and not installed; for wake phrases without a letter."""
         self._console, self._url, self._options, self._sound, self._key = console, url, options, sound, key
         clock = asyncio.get_running_loop().time
         phrases = options.wake_phrases if key is None else ()
-        self._attention = Attention(phrases, clock, options.window_s) if phrases else None
+        try:
+            self._attention = Attention(phrases, clock, options.window_s) if phrases else None
+        except ValueError as error:
+            raise ClientError(f"--wake {' '.join(map(repr, phrases))}: {error}") from error
         self._echo: EchoCanceller | None = None
         playback = sound.playback
         if playback and options.duplex == "half":

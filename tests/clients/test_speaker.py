@@ -282,6 +282,13 @@ async def test_no_server_at_the_beginning_is_told(monkeypatch: pytest.MonkeyPatc
         await talk(Console(file=io.StringIO()), "ws://127.0.0.1:9/")
 
 
+async def test_a_wake_phrase_that_cannot_be_said_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", Room().module())
+    options = SpeakerOptions(wake_phrases=("!",))
+    with pytest.raises(ClientError, match=r"--wake '!': a wake phrase needs at least one letter"):
+        await talk(Console(file=io.StringIO()), "ws://127.0.0.1:9/", options)
+
+
 async def test_no_microphone_at_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Room(microphone=False).module())
     async with ScriptedServer().running() as server:
