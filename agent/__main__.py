@@ -165,14 +165,14 @@ def speaker(
     ] = False,
 ) -> None:
     """Be a smart speaker: talk with the assistant through a microphone and a loudspeaker."""
-    from clients.push_to_talk import enter_presses
+    from clients.keyboard import typed_lines
     from clients.speaker import SpeakerOptions, talk
 
     duplex: Literal["half", "full", "cancel"] = "cancel" if cancel_echo else "full" if full_duplex else "half"
     options = SpeakerOptions(device, output_device, duplex, tuple(wake or ()), window)
 
     async def run() -> None:
-        await talk(console(), url, options, enter_presses() if push_to_talk else None)
+        await talk(console(), url, options, typed_lines() if push_to_talk else None)
 
     with suppress(KeyboardInterrupt):
         asyncio.run(run())

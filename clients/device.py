@@ -136,8 +136,8 @@ class MqttDevice:
             return
         try:
             values = json.loads(message.payload)
-            if not isinstance(values, dict):
-                raise ValueError("not an object")
+            if not isinstance(values, dict) or not isinstance(values.get("id"), str | None):
+                raise ValueError("not an object whose id is a text")
         except (ValueError, RecursionError) as error:
             log.warning("%s: not understood: %s", message.topic, error)
             return
@@ -306,8 +306,9 @@ def _told(channel: str, values: Values) -> str:
     if channel == "latency" and (latency := _latency(values)):
         return latency_line(latency)
     if channel == "call":
-        given = values.get("arguments") or {}
-        return f"{values.get('name')}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        given = values.get("arguments")
+        pairs = given.items() if isinstance(given, dict) else ()
+        return f"{values.get('name')}({', '.join(f'{name}={value!r}' for name, value in pairs)})"
     if channel == "timer":
         return f"{values.get('name')}: {values.get('status')}"
     if channel == LIGHT:
@@ -318,6 +319,7 @@ def _told(channel: str, values: Values) -> str:
 
 
 def _latency(values: Values) -> Latency | None:
-    if not isinstance(values.get("first_token_ms"), int | float):
+    wait_ms, first_ms, total_ms = (values.get(name) for name in ("vad_wait_ms", "first_token_ms", "total_ms"))
+    if not isinstance(first_ms, int | float) or not isinstance(total_ms, int | float):
         return None  # cut off before its first token
-    return Latency(values.get("vad_wait_ms"), values["first_token_ms"], values["total_ms"])
+    return Latency(wait_ms if isinstance(wait_ms, int | float) else None, first_ms, total_ms)

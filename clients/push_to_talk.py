@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final
 
@@ -53,15 +51,3 @@ class PushToTalk:
             if event["type"] in ("response.created", "response.done"):
                 self._answering = event["type"] == "response.created"
             yield event
-
-
-async def enter_presses() -> AsyncIterator[None]:
-    """One for every line that is typed at the terminal."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    try:
-        while await reader.readline():
-            yield None
-    finally:
-        transport.close()

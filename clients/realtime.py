@@ -10,6 +10,7 @@ Owns the socket and the spelling of what is sent. Does not interpret what arrive
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -22,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8710/v1/realtime"
 SAMPLE_RATE: Final = 16_000
 MAX_EVENT_BYTES: Final = 16 * 2**20
+GREETING_S: Final = 10.0  # for a server to greet, and to take the settings
 KEY_VARIABLE: Final = "WAVLLM_API_KEY"  # of the environment: the key to show a server that wants one
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
@@ -130,6 +132,8 @@ async def _open(url: str) -> ClientConnection:
         return await open_websocket(url, additional_headers=shown, max_size=MAX_EVENT_BYTES)
     except (InvalidURI, ValueError) as error:
         raise ClientError(f"{url} is not a WebSocket address: {error}") from error
+    except (InvalidProxy, ImportError) as error:  # SOCKS needs one more package
+        raise ClientError(f"the proxy of the environment is of no use for {url}: {error}") from error
     except InvalidStatus as refusal:
         raise ClientError(f"{url} refused the session: {_reason(refusal)}") from refusal
     except InvalidHandshake as error:
@@ -149,13 +153,19 @@ def _reason(refusal: InvalidStatus) -> str:
 
 async def _expect(socket: ClientConnection, kind: str) -> Event:
     try:
-        event: Event = json.loads(await socket.recv())
+        async with asyncio.timeout(GREETING_S):
+            event: Event = json.loads(await socket.recv())
+        told = event["type"]
     except ConnectionClosed as closed:
         raise _lost(closed) from closed
-    if event["type"] == "error":
+    except TimeoutError as silence:
+        raise ClientError(f"the server was silent for {GREETING_S:g} s where {kind} was due") from silence
+    except (ValueError, TypeError, KeyError) as error:
+        raise ClientError(f"the server sent no event where {kind} was due: it is no Realtime server") from error
+    if told == "error":
         raise ClientError(f"the server refused the session: {event['error']['message']}")
-    if event["type"] != kind:
-        raise ClientError(f"the server sent {event['type']} where {kind} was due")
+    if told != kind:
+        raise ClientError(f"the server sent {told} where {kind} was due")
     return event
 
 

@@ -1,13 +1,15 @@
 """Microphone and loudspeaker of this machine, held open together and opened again when one of them is lost.
 
-Owns PortAudio, which is loaded when it is asked for, not before. Knows no server.
+Owns PortAudio, which is loaded when it is asked for, not before, and asked outside of the event loop: devices may take
+their time. Knows no server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
 from types import ModuleType
 from typing import Any, Final
 
@@ -65,11 +67,14 @@ class Microphone:
 class Sound:
     """The two devices, by name or number, or the default ones; without a loudspeaker `playback` is None.
 
-    It is open within `with sound.open()`, and may be opened again.
+    It is open within `async with sound.open()`, and may be opened again.
     """
 
     def __init__(self, device: str | None = None, output_device: str | None = None) -> None:
-        """Raises ClientError when PortAudio is missing, or the loudspeaker that was asked for."""
+        """To be made in a thread, as PortAudio looks for devices.
+
+        Raises ClientError when PortAudio is missing, or the loudspeaker that was asked for.
+        """
         self._portaudio = load_portaudio()
         self._device, self._output_device = _by_number(device), _by_number(output_device)
         self.microphone = Microphone()
@@ -86,15 +91,16 @@ class Sound:
                 raise
             self.no_loudspeaker = str(error)
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
         """Hear and play within this block. Raises ClientError when a device cannot be opened."""
-        with ExitStack() as streams:
-            streams.enter_context(self._running("microphone", self._device, self._open_microphone()))
-            if self.playback:
-                stream = self._open_loudspeaker(self.playback)
-                streams.enter_context(self._running("loudspeaker", self._output_device, stream))
-            yield
+        loop, streams = asyncio.get_running_loop(), ExitStack()
+        with ThreadPoolExecutor(1, "sound devices") as thread:  # one: what opens, and is not waited for, opens first
+            try:
+                await loop.run_in_executor(thread, self._open, streams, loop)
+                yield
+            finally:
+                await loop.run_in_executor(thread, streams.close)
 
     def rescan(self) -> None:
         """Look for devices anew: PortAudio knows those alone that were there when it began. Only while closed."""
@@ -105,8 +111,13 @@ class Sound:
         """Which device has been still for too long to be there."""
         return next((name for name, called_s in self._block_s.items() if now_s - called_s > LOST_S), None)
 
-    def _open_microphone(self) -> Any:
-        loop = asyncio.get_running_loop()
+    def _open(self, streams: ExitStack, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to hear and to play; `streams` ends what was begun."""
+        self._run("microphone", self._device, self._open_microphone(loop), streams)
+        if self.playback:
+            self._run("loudspeaker", self._output_device, self._open_loudspeaker(self.playback, loop), streams)
+
+    def _open_microphone(self, loop: asyncio.AbstractEventLoop) -> Any:
         info = self._query("microphone", self._device, "input")
         sample_rate, microphone = int(info["default_samplerate"]), self.microphone
         microphone.name = info["name"]
@@ -125,9 +136,7 @@ class Sound:
         self._block_s["microphone"] = loop.time()
         return stream
 
-    def _open_loudspeaker(self, playback: Playback) -> Any:
-        loop = asyncio.get_running_loop()
-
+    def _open_loudspeaker(self, playback: Playback, loop: asyncio.AbstractEventLoop) -> Any:
         def wanting(block: Any, frames: int, time: Any, status: Any) -> None:
             self._block_s["loudspeaker"] = loop.time()
             block[:, 0] = playback.take(frames)
@@ -141,17 +150,16 @@ class Sound:
         self._block_s["loudspeaker"] = loop.time()
         return stream
 
-    @contextmanager
-    def _running(self, kind: str, device: str | int | None, stream: Any) -> Iterator[None]:
+    def _run(self, kind: str, device: str | int | None, stream: Any, streams: ExitStack) -> None:
+        streams.callback(self._close, stream)
         try:
             stream.start()
         except self._portaudio.PortAudioError as error:
             raise _cannot_open(kind, device, error) from error
-        try:
-            yield
-        finally:
-            with suppress(self._portaudio.PortAudioError):  # it may be gone
-                stream.close()
+
+    def _close(self, stream: Any) -> None:
+        with suppress(self._portaudio.PortAudioError):  # it may be gone
+            stream.close()
 
     def _query(self, kind: str, device: str | int | None, way: str) -> Any:
         try:
@@ -166,12 +174,20 @@ class Sound:
             raise _cannot_open(kind, device, error) from error
 
 
-async def keep_open(sound: Sound, notice: Callable[[str], None], backoff: Backoff, look_s: float = 0.5) -> None:
+async def keep_open(
+    sound: Sound,
+    notice: Callable[[str], None],
+    backoff: Backoff,
+    on_open: Callable[[], None] = lambda: None,
+    look_s: float = 0.5,
+) -> None:
     """Hold the devices open until cancelled, over any number of losses.
 
+    on_open: called once, when they are open for the first time
     Raises ClientError when they cannot be opened the first time; later that is waited for.
     """
-    with sound.open():
+    async with sound.open():
+        on_open()
         lost = await _first_lost(sound, look_s)
     while True:
         notice(f"the {lost} is lost; waiting for it")
@@ -179,9 +195,9 @@ async def keep_open(sound: Sound, notice: Callable[[str], None], backoff: Backof
             sound.playback.drop()
         for pause_s in backoff.pauses_s():
             await asyncio.sleep(pause_s)
-            sound.rescan()
+            await asyncio.to_thread(sound.rescan)
             try:
-                with sound.open():
+                async with sound.open():
                     notice(f"back: {sound.microphone.name}")
                     lost = await _first_lost(sound, look_s)
                 break

@@ -58,7 +58,7 @@ async def talk(
     Raises ClientError when there is no microphone, or no server at the beginning.
     """
     options = options or SpeakerOptions()
-    sound = Sound(options.device, options.output_device)
+    sound = await asyncio.to_thread(Sound, options.device, options.output_device)
     speaker = SmartSpeaker(console, url, options, sound, PushToTalk() if keys else None)
 
     def notice(text: str) -> None:
@@ -66,9 +66,11 @@ async def talk(
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keep_open(sound, notice, options.backoff), name="hold the devices")
+            opened = asyncio.Event()
+            tasks.create_task(keep_open(sound, notice, options.backoff, opened.set), name="hold the devices")
             if keys:
                 tasks.create_task(_mark(sound.microphone, keys), name="watch the key")
+            await opened.wait()  # what the microphone is called, and how late sound is, is known then
             await speaker.run()
     except ExceptionGroup as group:
         raise first(group) from group
@@ -85,11 +87,14 @@ class SmartSpeaker:
     def __init__(
         self, console: Console, url: str, options: SpeakerOptions, sound: Sound, key: PushToTalk | None = None
     ) -> None:
-        """Raises ClientError when echo cancellation is wanted, and not installed."""
+        """Raises ClientError when echo cancellation is wanted, and not installed; for wake phrases without a letter."""
         self._console, self._url, self._options, self._sound, self._key = console, url, options, sound, key
         clock = asyncio.get_running_loop().time
         phrases = options.wake_phrases if key is None else ()
-        self._attention = Attention(phrases, clock, options.window_s) if phrases else None
+        try:
+            self._attention = Attention(phrases, clock, options.window_s) if phrases else None
+        except ValueError as error:
+            raise ClientError(f"--wake {' '.join(map(repr, phrases))}: {error}") from error
         self._echo: EchoCanceller | None = None
         playback = sound.playback
         if playback and options.duplex == "half":

@@ -113,6 +113,11 @@ SERVER: Final = (
     Entry("wavllm.timer", "extension", "a timer of the server was `set`, `cancelled`, or is `over`"),
     Entry("wavllm.playback", "extension", "of a spoken reply: ms generated, sent, played, and certain in the history"),
     Entry("wavllm.speech_ignored", "extension", "short speech into a reply, which goes on (`hold_ms`)"),
+    Entry(
+        "wavllm.turn_detection_degraded",
+        "extension",
+        "`semantic_vad` waits for a fixed silence: this model cannot tell; told once",
+    ),
     *(Entry(old, "legacy names only", f"instead of `{new}`") for old, new in EVENTS.items()),
     Entry("transcription_session.created", "legacy names only", "instead of `session.created`"),
     Entry("transcription_session.updated", "legacy names only", "instead of `session.updated`"),
@@ -142,7 +147,6 @@ ERRORS: Final = {
     "server_full": "no room for one more session; the connection is closed with 1013",
     "rate_limit_exceeded": "more messages a second than a connection may send; they wait; told once",
     "speaker_not_found": "nobody has spoken under this number",
-    "turn_detection_degraded": "`semantic_vad` waits for a fixed silence: this model cannot tell; told once",
     "voice_failed": "replies go on in writing; told once",
 }
 FAILED_CALLS: Final = {

@@ -22,6 +22,7 @@ EXTENSIONS: Final = [
     "wavllm.speaker.enrol",
     "wavllm.playback",
     "wavllm.speech_ignored",
+    "wavllm.turn_detection_degraded",
     "wavllm_resumes",
     "wavllm.function",
     "wavllm.timer",
@@ -79,6 +80,11 @@ def speech_ignored(transcript: str, audio_start_ms: int, audio_end_ms: int) -> S
     """Extension: somebody spoke into a reply, which goes on, and it is no turn."""
     span = {"audio_start_ms": audio_start_ms, "audio_end_ms": audio_end_ms}
     return {"type": "wavllm.speech_ignored", "transcript": transcript, **span}
+
+
+def turn_detection_degraded(message: str) -> ServerEvent:
+    """Extension: turns end otherwise than was asked for. No `error`: to some clients each of those is the end."""
+    return {"type": "wavllm.turn_detection_degraded", "message": message}
 
 
 def timeout_triggered(item_id: str, audio_start_ms: int, audio_end_ms: int) -> ServerEvent:

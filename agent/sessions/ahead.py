@@ -16,7 +16,6 @@ from agent.hearing.ear import Ear, OpenUtterance, to_ms
 from agent.hearing.turn_end import FIXED_MS, silence_ms
 from agent.hearing.turns import SpeechPaused, SpeechStopped
 from agent.protocol import server_events as events
-from agent.protocol.errors import ProtocolError
 from agent.protocol.turn_detection import Eagerness
 from agent.sessions.attribution import Attribution
 from agent.sessions.response import Surroundings
@@ -152,8 +151,7 @@ class Ahead:
             self._unjudged = True
             message = f"this model cannot tell a finished turn; each ends after {FIXED_MS} ms of silence"
             log.warning(message)
-            degraded = ProtocolError("turn_detection_degraded", message)
-            await self._around.send(events.error(degraded, kind="server_error"))
+            await self._around.send(events.turn_detection_degraded(message))
         return self._ear.wait(pause_ms)
 
 

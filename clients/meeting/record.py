@@ -54,12 +54,13 @@ class Question:
 
 
 class MeetingRecord:
-    """One meeting, while it runs and afterwards; use it as a context manager."""
+    """One meeting, while it runs and afterwards; use it as a context manager, which leaves no file of nothing."""
 
     def __init__(self, path: Path) -> None:
         """Raises ClientError when there is a file already, or none can be made."""
         if path.exists():
             raise ClientError(f"{path}: there is a meeting already; choose another --out")
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, isolation_level=None)
@@ -75,7 +76,10 @@ class MeetingRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        empty = not self.recent(1) and not next(self.questions(), None)
         self._file.close()
+        if empty:  # it never began, and is in nobody's way
+            self._path.unlink()
 
     def name(self, number: int, name: str) -> None:
         """Call a voice so, in what it said and is going to say."""

@@ -6,8 +6,6 @@ Owns the order of things. What events mean is in `log`, what is kept in `record`
 from __future__ import annotations
 
 import asyncio
-import sys
-import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from clients.file import CHUNK_SAMPLES, Line, chunks, stream
+from clients.keyboard import typed_lines
 from clients.meeting.log import MeetingLog
 from clients.meeting.minutes import CAUTION, NOT_WRITTEN, clock, write_minutes
 from clients.meeting.record import MeetingRecord, SpokenLine
@@ -113,16 +112,22 @@ async def _play(
 
 async def _listen(conversation: Conversation, log: MeetingLog, console: Console, device: str | None) -> None:
     """The microphone, over its losses, and questions from the keyboard."""
-    typed, sound = _typed_lines(), Sound(device)
+    sound, opened = await asyncio.to_thread(Sound, device), asyncio.Event()
     sound.playback = None  # nobody is spoken to
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(keep_open(sound, console.print, Backoff()), name="hold the microphone")
+        tasks.create_task(keep_open(sound, console.print, Backoff(), opened.set), name="hold the microphone")
+        await opened.wait()
         console.print("Listening. Type a question, or /name 1 Anna; Ctrl-C ends the meeting.")
+        tasks.create_task(_ask(conversation, log), name="ask what is typed")
         while True:
             if (waveform := await sound.microphone.hear()) is not None:
                 await conversation.send_audio(waveform)
-            while not typed.empty():
-                await conversation.send(to_event(typed.get_nowait(), log))
+
+
+async def _ask(conversation: Conversation, log: MeetingLog) -> None:
+    async for typed in typed_lines():
+        if typed:
+            await conversation.send(to_event(typed, log))
 
 
 def to_event(typed: str, log: MeetingLog) -> dict[str, object]:
@@ -132,16 +137,3 @@ def to_event(typed: str, log: MeetingLog) -> dict[str, object]:
     if command == "/name" and number.isdecimal() and name:
         return {"type": "wavllm.speaker.name", "number": int(number), "name": name.strip()}
     return log.question(typed)
-
-
-def _typed_lines() -> asyncio.Queue[str]:
-    """Lines from standard input, as they are typed; the thread ends with the program."""
-    loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
-
-    def read() -> None:
-        for line in sys.stdin:
-            if line.strip():
-                loop.call_soon_threadsafe(lines.put_nowait, line.strip())
-
-    threading.Thread(target=read, name="keyboard", daemon=True).start()
-    return lines

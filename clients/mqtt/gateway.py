@@ -52,6 +52,8 @@ class GatewaySettings:
                 topics.check_device(site)
             except ProtocolError as error:
                 raise ClientError(f"site {site!r}: {error.message}") from error
+        if len(set(self.sites)) > self.max_devices:
+            raise ClientError(f"{len(set(self.sites))} sites are more than the {self.max_devices} devices to be served")
 
 
 class Gateway:
@@ -86,9 +88,9 @@ class Gateway:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                self._recall()
-                for site in self._settings.sites:
+                for site in self._settings.sites:  # first: they may not be refused
                     self._bridge(site)
+                self._recall()
                 await self._link.run(self.receive, greet)
         except ExceptionGroup as group:
             raise first(group) from group
@@ -98,7 +100,8 @@ class Gateway:
         waiting, replies = self._store.owed() if self._store else ([], [])
         for device, reply in replies:
             self._link.outbox.offer(self._message(device, "reply", reply))
-        for device in waiting[: self._settings.max_devices]:
+        others = [device for device in waiting if device not in self._bridges]
+        for device in others[: self._settings.max_devices - len(self._bridges)]:
             self._bridge(device)
 
     def _message(self, device: str, channel: str, values: Values) -> Message:

@@ -11,6 +11,7 @@ import pytest
 
 from agent.config import AgentConfig, SpeakersConfig
 from agent.voices.people import People, Sample
+from agent.voices.setup import build_scale, build_speakers, open_people
 from agent.voices.speakers import SpeakerOptions
 from agent.voices.store import VoiceStore
 from agent.voices.voiced import Voicing
@@ -73,6 +74,26 @@ async def test_an_enrolled_voice_has_its_name_wherever_it_is_told(tmp_path: Path
         assert of(events, f"{TRANSCRIPTION}.segment")[0]["speaker"] == "Anna"
         assert of(events, f"{TRANSCRIPTION}.completed")[0]["speaker"] == "Anna"
         assert of(await say(client, turn(400, 3)), "wavllm.speaker")[0]["speaker"] == "speaker 2"
+
+
+@pytest.mark.parametrize(
+    ("limit", "named"), [(0.55, ["Anna", "Anna"]), (0.6, ["Anna", "speaker 1"]), (0.65, 2 * ["speaker 1"])]
+)
+async def test_an_operator_says_how_alike_a_known_voice_has_to_be(
+    tmp_path: Path, limit: float, named: list[str]
+) -> None:
+    """Two voices that are both a little like Anna, in sessions of their own."""
+    settings = config(registry=tmp_path / "voices.db", known_similarity=limit)
+    vector = np.zeros(8, np.float32)
+    vector[[2, 3, 7]] = 0.62, 0.58, np.sqrt(1 - 0.62**2 - 0.58**2)
+    people = open_people(settings.speakers, build_scale(settings.speakers, None))
+    people.enrol("Anna", [Sample(str(i), vector, Voicing(1.0, 1.0, 0.0)) for i in range(3)])
+    speakers, told = build_speakers(settings.speakers, None), []
+    async with running(ScriptedEngine(), settings, speakers=speakers) as port:
+        for voice in (2, 3):
+            async with talking(port) as client:
+                told += of(await say(client, turn(400, voice)), "wavllm.speaker")
+    assert [one["speaker"] for one in told] == named
 
 
 async def test_a_voice_is_labelled_while_it_speaks() -> None:

@@ -225,6 +225,17 @@ async def naming(script: Script) -> None:
     await script.hear(COMPLETED)
 
 
+async def semantic_turn(script: Script) -> None:
+    """To a model that cannot tell a finished turn."""
+    turn_detection = {"type": "semantic_vad", "create_response": False}
+    await script.say(
+        "session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": turn_detection}}}
+    )
+    await script.hear("session.updated")
+    await script.sound(silence(400), speech(400), silence(600))
+    await script.hear(COMPLETED)
+
+
 async def items(script: Script) -> None:
     for role in ("system", "user", "assistant"):
         await script.say("conversation.item.create", item=message("words", role, id=role))
@@ -256,6 +267,7 @@ SCENARIOS: list[Callable[[Script], Awaitable[None]]] = [
     out_of_band,
     transcription,
     idle,
+    semantic_turn,
     naming,
     items,
     failures,

@@ -45,6 +45,19 @@ def typed(text: str, **more: Any) -> Any:
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}], **more}
 
 
+async def test_a_turn_end_that_nobody_can_judge_does_not_end_a_dispatcher_without_a_handler_of_errors() -> None:
+    semantic: Any = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}
+    replied = asyncio.Event()
+    async with running(ScriptedEngine()) as port, connected(port) as connection, asyncio.TaskGroup() as tasks:
+        connection.on("response.done", lambda event: replied.set())
+        dispatching = tasks.create_task(connection.dispatch_events())
+        await connection.session.update(session=semantic)
+        said = silence(400, 24_000) + speech(400, rate=24_000) + silence(600, 24_000)
+        await connection.input_audio_buffer.append(audio=sound(said))
+        await replied.wait()
+        dispatching.cancel()
+
+
 async def test_items_by_the_sdk() -> None:
     async with running(ScriptedEngine()) as port, connected(port) as connection:
         await connection.session.update(session={**MANUAL, "model": "gpt-realtime"})

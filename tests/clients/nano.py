@@ -13,9 +13,9 @@ from wavllm_core.engine.live import LiveEngine
 
 
 @asynccontextmanager
-async def server_running(engine: LiveEngine) -> AsyncIterator[str]:
+async def server_running(engine: LiveEngine, config: AgentConfig | None = None) -> AsyncIterator[str]:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    config = AgentConfig()
+    config = config or AgentConfig()
     config = replace(config, server=replace(config.server, port=0))
     async with asyncio.TaskGroup() as tasks:
         server = tasks.create_task(serve(config, engine, on_ready=port.set_result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -16,18 +17,27 @@ class NoSuchDevice(OSError):
     pass
 
 
+def take_long() -> None:
+    """What PortAudio may do wherever it is asked; an event loop cannot wait for it."""
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise AssertionError("PortAudio is asked in the thread of an event loop")
+
+
 class Stream:
     """Of a device that does nothing by itself."""
 
     latency = 0.0
 
-    def __init__(self, on_start: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_start: Callable[[], object] = lambda: None) -> None:
         self.on_start, self.closed = on_start, False
 
     def start(self) -> None:
+        take_long()
         self.on_start()
 
     def close(self) -> None:
+        take_long()
         self.closed = True
 
 
@@ -40,6 +50,7 @@ class Room:
         self.there = {"input": microphone, "output": loudspeaker}
         self.name, self.rescans = name, 0
         self.streams: list[Stream] = []
+        self.on_start: Callable[[], object] = lambda: None
         self.speak: Callable[..., None]
         self.want: Callable[..., None]
 
@@ -56,11 +67,13 @@ class Room:
         return module
 
     def query(self, device: object, way: str) -> dict[str, Any]:
+        take_long()
         if not self.there[way]:
             raise NoSuchDevice("no such device")
         return {"name": self.name, "default_samplerate": 24_000.0}
 
     def rescan(self) -> None:
+        take_long()
         assert all(stream.closed for stream in self.streams), "PortAudio would close it"
         self.rescans += 1
 
@@ -94,7 +107,8 @@ class Room:
         return block[:, 0]
 
     def _stream(self) -> Stream:
-        self.streams.append(Stream())
+        take_long()
+        self.streams.append(Stream(self.on_start))
         return self.streams[-1]
 
 

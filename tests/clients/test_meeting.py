@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from clients.meeting.run import hold_meeting, to_event
 from clients.realtime import ClientError, Waveform
 from tests.agent.harness import running
 from tests.agent.scripted import ScriptedEngine, silence, speech
+from tests.clients.sounds import Room, until
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
@@ -161,6 +164,37 @@ async def test_a_meeting_from_recordings_to_minutes(tmp_path: Path) -> None:
     ]
     assert "speaker 3: voice 3" in screen.getvalue() and "answer: answer 4" in screen.getvalue()
     assert all(file.read_text() for file in files) and len(engine.asked) == 1  # nobody asked for the other replies
+
+
+async def test_a_meeting_at_the_microphone_with_a_question_typed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, screen, room = ScriptedEngine(), io.StringIO(), Room()
+    monkeypatch.setitem(sys.modules, "sounddevice", room.module())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("who is there\n"))
+    async with running(engine) as port, asyncio.TaskGroup() as tasks:
+        url = f"ws://127.0.0.1:{port}/v1/realtime"
+        held = tasks.create_task(hold_meeting([], Console(file=screen, width=200), tmp_path / "out", url))
+        await until(lambda: "answer: " in screen.getvalue())  # whether anything is heard or not
+        room.say(960, 0.1)
+        room.say(640, 0)
+        await until(lambda: "speaker 1: voice 1" in screen.getvalue())
+        held.cancel()
+    assert len(room.streams) == 1, "nobody is spoken to"
+    assert room.streams[0].closed
+    minutes = json.loads((tmp_path / "out" / "minutes.json").read_text())
+    assert [line["speaker"] for line in minutes["lines"]] == ["speaker 1"]
+    assert [question["question"] for question in minutes["questions"]] == ["who is there"]
+
+
+async def test_a_meeting_that_never_began_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ClientError, match="no server at"):
+            await hold_meeting([], Console(file=io.StringIO()), tmp_path, "ws://127.0.0.1:9/v1/realtime")
+    with MeetingRecord(tmp_path / "meeting.db") as record:
+        record.ask(0, "who is there", "")
+    with pytest.raises(ClientError, match="there is a meeting already"):
+        MeetingRecord(tmp_path / "meeting.db")
 
 
 async def test_minutes_are_written_when_the_server_is_not_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,12 +14,14 @@ import pytest
 from aiomqtt import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from websockets.asyncio.server import ServerConnection
 
-from clients.device import MqttDevice
+from clients.device import MqttDevice, run_device
+from clients.file import Line
 from clients.mqtt.broker import Arrived, BrokerAddress
 from clients.mqtt.gateway import Gateway, GatewaySettings
-from clients.mqtt.topics import AudioChunk
+from clients.mqtt.topics import DOWN, AudioChunk
 from tests.clients.brokers import Mosquitto
 from tests.clients.gateways import QUICK, Log, gateway_running
 from tests.clients.scripted_server import ScriptedServer
@@ -111,6 +114,19 @@ async def test_more_devices_than_allowed_are_refused(tmp_path: Path) -> None:
         assert (name, error["code"]) == ("second", "too_many_devices")
         assert "'second' is refused: the gateway serves 1 devices already" in error["message"]
         assert (await device.ask("still there?"))["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"hello", b"[]", b'{"id": []}', b'{"id": 1}', b'{"arguments": 3}', b'{"first_token_ms": 1}', b'{"state": []}'],
+)
+async def test_a_device_outlives_whatever_it_is_told(tmp_path: Path, payload: bytes) -> None:
+    """Retained, so that it is told as soon as it is there."""
+    async with everything(tmp_path) as (address, _), stranger(address) as other:
+        for channel in DOWN:
+            await other.client.publish(f"wavllm/1/kitchen/{channel}", payload, qos=1, retain=True)
+        (answer,) = await run_device("kitchen", [Line(text="hello")], Console(file=io.StringIO()), address)
+    assert answer.complete and answer.reply and answer.reply["text"] == "you wrote hello"
 
 
 async def test_more_lines_than_can_wait_are_refused_by_id(tmp_path: Path) -> None:

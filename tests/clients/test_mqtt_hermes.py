@@ -302,6 +302,12 @@ def test_sites_have_names_like_devices() -> None:
         GatewaySettings(sites=("a/b",))
 
 
+def test_more_sites_than_devices_cannot_be_served() -> None:
+    with pytest.raises(ClientError, match="2 sites are more than the 1 devices to be served"):
+        GatewaySettings(sites=("hall", "kitchen"), max_devices=1)
+    assert GatewaySettings(sites=("hall", "hall"), max_devices=1).sites
+
+
 def with_fields(change: Callable[[bytearray], None]) -> bytes:
     wav = bytearray(write_wav(LOUD, 16_000))
     change(wav)

@@ -63,6 +63,25 @@ async def reply_id(client: Client) -> str:
 
 
 @pytest.mark.needs("mosquitto")
+async def test_a_site_has_room_however_many_devices_wait_for_an_answer(tmp_path: Path) -> None:
+    with open_store(tmp_path / "mqtt.db") as store:
+        for device in ("attic", "cellar"):
+            store.accept(device, Line(f"of {device}", "hello"))
+    async with (
+        Mosquitto(tmp_path).running() as broker,
+        ScriptedServer().running() as server,
+        Client(broker.address.host, broker.address.port) as client,
+        asyncio.timeout(5),
+    ):
+        await client.subscribe("wavllm/1/+/reply", qos=1)
+        with open_store(tmp_path / "mqtt.db") as store:
+            async with gateway_running(broker.address, server.url, store, max_devices=2, sites=("kitchen",)):
+                assert await reply_id(client) == "of attic"
+    with open_store(tmp_path / "mqtt.db") as store:
+        assert store.owed()[0] == ["cellar"], "which the next gateway may have room for"
+
+
+@pytest.mark.needs("mosquitto")
 async def test_what_was_accepted_is_answered_and_what_was_answered_is_told(tmp_path: Path) -> None:
     """Even to devices that do not repeat themselves."""
     file, silent = tmp_path / "mqtt.db", ScriptedServer(mute=True)

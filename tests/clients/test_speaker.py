@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from tests.agent.harness import running
 from tests.agent.scripted import ScriptedEngine, ScriptedVoice
 from tests.clients.scripted_server import ScriptedServer
 from tests.clients.sounds import Room, until
+from wavllm_core.engine.api import Heard, Written
 
 QUICK = Backoff(0.01, 0.02)
 
@@ -181,6 +184,48 @@ async def test_asleep_it_answers_nobody_and_called_it_answers(monkeypatch: pytes
         assert len(engine.asked[0][1]) == 1, "what was not meant is not in the history"
 
 
+class Writing(ScriptedEngine):
+    """Counts the transcripts that are done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transcripts = 0
+
+    async def transcribe(self, heard: Heard) -> AsyncGenerator[Written, None]:
+        async with aclosing(super().transcribe(heard)) as pieces:
+            async for piece in pieces:
+                yield piece
+        self.transcripts += 1
+
+
+async def test_it_wakes_to_a_name_that_may_be_noise_and_awake_is_silent_to_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name is short, and called from afar: what the model is unsure of is told to who listens for it."""
+    engine = Writing()
+    engine.written, engine.logprob = "computer", math.log(0.5)
+    async with in_a_room(engine, monkeypatch, room=Room(loudspeaker=False), wake_phrases=("computer",)) as home:
+        room = home.room
+        room.say(480, 0.2)
+        room.say(320, 0)
+        await asyncio.sleep(0.1)  # time enough to doubt it, if anybody did
+        room.say(480, 0)
+        await until(lambda: home.printed.count("assistant") == 1)
+        assert len(engine.asked) == 1 and "speaker 1  computer" in home.printed
+        engine.written, written = "nine", engine.transcripts
+        room.say(480, 0.2)
+        room.say(320, 0)
+        await until(lambda: engine.transcripts > written)  # during the pause, so that the turn is known for noise
+        room.say(480, 0)
+        await until(lambda: home.printed.count("assistant") == 2)
+        assert "nine" not in home.printed
+        engine.written, engine.logprob = "what now", 0.0
+        room.say(480, 0.2)
+        room.say(800, 0)
+        await until(lambda: len(engine.asked) == 2)
+    assert [past.text for past in engine.asked[1][1]][:-1] == ["computer"]
+
+
 async def test_push_to_talk(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ScriptedEngine()
     engine.words = ["Five six. " * 300]
@@ -215,10 +260,33 @@ async def test_a_server_that_leaves_is_waited_for(monkeypatch: pytest.MonkeyPatc
     assert "the server ended the conversation; trying on" in home.printed
 
 
+async def test_nobody_is_told_that_it_listens_before_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, go_on = Room(), threading.Event()
+    room.on_start = lambda: go_on.wait(10)
+    monkeypatch.setitem(sys.modules, "sounddevice", room.module())
+    home = Home(room)
+    async with ScriptedServer().running() as server, asyncio.TaskGroup() as tasks:
+        talking = tasks.create_task(talk(home.console, server.url, SpeakerOptions(backoff=QUICK)))
+        await until(lambda: len(room.streams) == 1)
+        await asyncio.sleep(0.2)
+        assert not home.printed
+        go_on.set()
+        await until(lambda: "Listening to a device" in home.printed)
+        assert len(room.streams) == 2
+        talking.cancel()
+
+
 async def test_no_server_at_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", Room().module())
     with pytest.raises(ClientError, match=r"no server at ws://127\.0\.0\.1:9/"):
         await talk(Console(file=io.StringIO()), "ws://127.0.0.1:9/")
+
+
+async def test_a_wake_phrase_that_cannot_be_said_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", Room().module())
+    options = SpeakerOptions(wake_phrases=("!",))
+    with pytest.raises(ClientError, match=r"--wake '!': a wake phrase needs at least one letter"):
+        await talk(Console(file=io.StringIO()), "ws://127.0.0.1:9/", options)
 
 
 async def test_no_microphone_at_the_beginning_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

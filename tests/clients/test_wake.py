@@ -54,6 +54,18 @@ class Server:
         self.obey(self.attention.tick(False))
 
 
+def test_somebody_who_was_speaking_to_a_server_that_is_gone_keeps_nobody_awake() -> None:
+    server = Server()
+    server.hear("computer")
+    server.reply()
+    server.begin()
+    server.wait(60)
+    assert server.attention.awake, "one may speak for long"
+    server.obey([server.attention.begin()])
+    assert not server.attention.awake and not server.answers_itself
+    assert server.hear("it is raining") == [{"type": "conversation.item.delete", "item_id": "item_2"}]
+
+
 def test_what_is_not_meant_is_forgotten() -> None:
     server = Server()
     assert not server.answers_itself

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import torch.nn.functional as F
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from agent.__main__ import app
 from tests.core.tiny import tiny_config, tiny_model, write_tokenizer
-from wavllm_core.checkpoint import load_tokenizer, save
+from wavllm_core.checkpoint import TIED_HEAD, load, load_tokenizer, save
 from wavllm_core.errors import CheckpointError, InputError
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
 from wavllm_core.speech import Encoded
@@ -283,6 +286,47 @@ def test_the_language_model_learns_to_copy_without_its_adapters(tmp_path: Path) 
     trainer.run()
     changed = {name for name, value in trainer.model.llm.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and not any("lora" in name for name in changed)
+
+
+@pytest.mark.needs("espeak-ng")
+def test_what_was_trained_without_adapters_is_served_as_it_was_trained(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, adapters=False, gate=False, steps=2), Recipe)
+    trainer = Trainer(recipe)
+    trainer.run()
+    out = tmp_path / "out"
+    given = ["export", str(trainer.last), str(out), "--model", str(recipe.model), "--tokenizer", str(recipe.tokenizer)]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    served = load(out)
+    llm = {name: value for name, value in trainer.model.state_dict().items() if name.startswith("llm.")}
+    kept = {name: served.tensors[name] for name in llm if name != TIED_HEAD}
+    assert all(torch.equal(value, llm[name].bfloat16().float()) for name, value in kept.items())
+    assert not any(value.any() for name, value in kept.items() if "lora_B" in name), "which the server would add"
+
+
+def test_a_compiled_language_model_is_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the compiler makes of it."""
+    calls: list[str] = []
+
+    def compile(forward: Callable[..., object], **how: object) -> Callable[..., object]:
+        calls.append(f"made, dynamic={how['dynamic']}")
+
+        def compiled(*args: object, **kwargs: object) -> object:
+            calls.append("called")
+            return forward(*args, **kwargs)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile)
+    changes = {"gate": False, "copies": 1.0, "sources": {}, "steps": 1}
+    plain = Trainer(load_recipe(write_recipe(tmp_path / "plain", **changes), Recipe))
+    plain.run()
+    assert calls == []
+    compiled = Trainer(load_recipe(write_recipe(tmp_path / "compiled", compiled=True, **changes), Recipe))
+    compiled.run()
+    assert calls[0] == "made, dynamic=True" and "called" in calls[1:]
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[name], value)  # saved under the same names, too
 
 
 def test_a_gate_without_adapters_is_refused(tmp_path: Path) -> None:
