@@ -2,10 +2,11 @@
 
     python benchmarks/served.py PACK [--clips 60] [--snr-db 12]
 
-Each dev clip of an order, a digit or a wake phrase is a conversation of its own over a websocket: half a second of
-silence, the clip, two seconds of silence. Right is one turn with the right reply, by the letter for digits and wake
-phrases, in all slots for orders. With `--snr-db` noise that training has not heard goes on all the time, silence
-included. Beside it stands what `wavllm eval` counts: the model's answers to the same clips, whole, without a detector.
+Each dev clip of an order, a digit or a wake phrase is a conversation of its own over a websocket, at the pace of a
+microphone: half a second of silence, the clip, two seconds of silence. Right is one turn with the right reply, by the
+letter for digits and wake phrases, in all slots for orders. With `--snr-db` noise that training has not heard goes on
+all the time, silence included. Beside it stands what `wavllm eval` counts: the model's answers to the same clips,
+whole, without a detector.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ async def converse(url: str, pcm: Pcm) -> TurnLog:
     log, stream, over = TurnLog(), (pcm / 32768).astype(np.float32), False
 
     async def say() -> None:
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         for start in range(0, len(stream), PACKET):
+            await asyncio.sleep(max(0.0, begun_s + start / SAMPLE_RATE - loop.time()))
             await conversation.send_audio(stream[start : start + PACKET])
         await conversation.send({"type": "session.update", "session": {"type": "realtime"}})
 
