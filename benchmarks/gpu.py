@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Sampling
 from wavllm_core.engine.core import MIB, EngineLimits
-from wavllm_core.engine.decoding import Decoding
+from wavllm_core.engine.decoding import PAGE, Decoding
 from wavllm_core.engine.language import Language
 from wavllm_core.engine.live import LiveContext, LiveEngine
 from wavllm_core.engine.llama import LiveLlama, Row
@@ -176,7 +176,7 @@ def language_steps(language: Language, bench: Bench) -> list[Line]:
             llama.logits(llama.step(store, [Row(slot, [0] * len(inputs), inputs, gate)])[-1])
 
         lines.append({"step": f"read {new} positions", "ms": bench.ms(read), "floor_ms": floor_ms(1, new, 0)})
-    store = llama.new_store(max(scale.batches), scale.context + 1)
+    store = llama.new_store(max(scale.batches), (scale.context // PAGE + 1) * PAGE)  # whole pages, as the engine's
     store.tensor.normal_(std=0.1)
     slots = [store.acquire() for _ in range(max(scale.batches))]
     decoding = Decoding(llama, store, scale.batches)
@@ -187,7 +187,7 @@ def language_steps(language: Language, bench: Bench) -> list[Line]:
                 slot.keys = [0] * scale.context
             llama.logits(decoding.step([Row(slot, [3], None, gate) for slot in slots[:batch]])).argmax(-1).tolist()
 
-        name = f"decode {batch} rows at {scale.context}"
+        name = f"decode {batch} rows at {scale.context}, {'paged' if decoding.paged else 'gathered'}"
         lines.append({"step": name, "ms": bench.ms(decode), "floor_ms": floor_ms(batch, 1, scale.context)})
     return lines
 

@@ -282,7 +282,12 @@ class Talks:
         if read := [row for row in rows if row.inputs is not None]:  # first, as it is what may fail
             states[~tokens] = self._read(read)
         if decoded := [row for row in rows if row.inputs is None]:
-            states[tokens] = self.decoding.step(decoded)
+            try:
+                states[tokens] = self.decoding.step(decoded)
+            except RuntimeError:
+                for row in read:  # as if nothing had been done, for each is tried again alone
+                    del row.slot.keys[-len(row.keys) :]
+                raise
         return states
 
     def _read(self, rows: list[Row]) -> Tensor:
