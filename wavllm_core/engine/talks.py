@@ -348,10 +348,15 @@ class Talks:
         return talk.slot is not None
 
     def _victim(self, talk: Talk) -> Talk | None:
-        """Who can do without a slot: for a reply whoever nobody waits for, else only those that rest."""
+        """Who can do without a slot: for a reply whoever nobody waits for, else only those that rest.
+
+        Of two whose history is to be read neither takes the other's, or they would begin anew for ever.
+        """
         others = [other for other in self.open if other.slot and other is not talk and not other.pinned]
         if talk.answer is None or talk.answer.kind != "reply":
             others = [other for other in others if other.hearing is None and not other.answers]
+        if talk.answer is None and talk.hearing is None:
+            others = [other for other in others if other.wanted is None]
         return min(others, key=lambda other: other.used, default=None)
 
     def _evict(self, talk: Talk) -> None:
