@@ -92,7 +92,7 @@ class Talks:
         try:
             plan = make_plan()
             self.language.gates.of(plan.instruction)
-        except (CoreError, ValueError, TypeError):  # the reply is going to say so
+        except (CoreError, RuntimeError, ValueError, TypeError):  # the reply is going to say so
             return
         if self._missing(talk, plan):
             talk.wanted = plan
@@ -118,9 +118,10 @@ class Talks:
                 raise InputError("the conversation is closed")
             gate = self.language.gates.of(instruction)
             plan = self.language.planner.plan(history, instruction, sampling.max_tokens, sampling.begins)
-        except (CoreError, ValueError, TypeError) as error:  # tokenizers: text that is no Unicode
+            chooser, spelling = Chooser(sampling), Spelling(self.language.tokenizer, sampling.stop)
+        except (CoreError, RuntimeError, ValueError, TypeError) as error:
             if sink:
-                sink(error if isinstance(error, CoreError) else InputError(f"the conversation cannot be read: {error}"))
+                sink(_fault(error))
             return None
         talk.reply_tokens = sampling.max_tokens
         begun(PromptUsage(len(plan.keys), talk.slot.common(plan.keys, plan.instruction) if talk.slot else 0))
@@ -128,7 +129,6 @@ class Talks:
             return ready
         self._drop_speculation(talk)
         talk.wanted = None
-        chooser, spelling = Chooser(sampling), Spelling(self.language.tokenizer, sampling.stop)
         answer = Answer(kind, plan, sampling, gate, chooser, spelling, self.clock(), sink)
         talk.answers.append(answer)
         return answer
@@ -365,3 +365,13 @@ class Talks:
         if talk.slot:
             self.store.release(talk.slot)
             talk.slot = None
+
+
+def _fault(error: Exception) -> CoreError:
+    """What whoever asked is told."""
+    if isinstance(error, CoreError):
+        return error
+    if isinstance(error, RuntimeError):  # torch: no memory for the gate
+        log.error("a reply failed", exc_info=error)
+        return CoreError(f"decoding failed: {error}")
+    return InputError(f"the conversation cannot be read: {error}")  # tokenizers: text that is no Unicode
