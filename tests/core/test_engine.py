@@ -337,6 +337,22 @@ async def test_past_turns_go_whole_and_several_at_a_time(engine: LiveEngine) -> 
     assert 1 < len(set(starts)) < starts[-1] / 2  # what follows a change is prefilled anew
 
 
+def test_instructions_stay_when_the_context_is_full(tmp_path: Path) -> None:
+    """What is read is the template's prompt of the newest turns, the system prompt before and instructions behind."""
+    checkpoint = tiny_checkpoint(tmp_path)
+    template = PromptTemplate(checkpoint.tokenizer, "you are a barista")
+    planner = Planner(RollingPrompts(template), 256)
+    turns = [Turn(f"order number {i}", reply="three times a mocha") for i in range(40)]
+    past, last = [Exchange(turn.text, reply=turn.reply) for turn in turns], Turn("one")
+    keys = planner.plan([*past, Exchange("one")], "be short", SHORT.max_tokens).keys
+    kept = planner.recent(past, own=20)
+    assert 0 < len(kept) < len(turns) and kept == turns[-len(kept) :]
+    assert keys == template.build(kept, last, "be short").before
+    without, other = (template.build([], last, how).before for how in ("be short", "be brief"))
+    opening = next(at for at, pair in enumerate(zip(without, other, strict=False)) if pair[0] != pair[1])
+    assert keys[opening - len(without) :] == without[opening:] != other[opening:]
+
+
 @pytest.mark.parametrize("system_prompt", ["", "you are a barista"])
 def test_a_plan_is_the_prompt_of_the_template(tmp_path: Path, system_prompt: str) -> None:
     checkpoint = tiny_checkpoint(tmp_path)
