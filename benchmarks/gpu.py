@@ -232,7 +232,7 @@ async def turn(context: LiveContext, waveform: np.ndarray, past: Sequence[Exchan
 
 
 async def turns(engine: LiveEngine, scale: Scale) -> list[dict[str, float]]:
-    """Whole turns, nothing answered ahead; so many conversations at a time."""
+    """Whole turns, nothing answered ahead; so many conversations at a time. Closes the engine."""
     levels: list[dict[str, float]] = []
     for people in scale.conversations:
         evicted = (await engine.load_figures()).evictions
@@ -243,10 +243,11 @@ async def turns(engine: LiveEngine, scale: Scale) -> list[dict[str, float]]:
         shares = {name: percentile(ms, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
         steps = {"decoder_step_ms": figures.decoder_step_ms, "queue_wait_ms": figures.queue_wait_ms}
         levels.append({"people": people, "turns": len(ms), **shares, **steps, "evictions": figures.evictions - evicted})
+    await engine.close()
     return levels
 
 
-async def measure(bench: Bench) -> dict[str, Any]:
+def measure(bench: Bench) -> dict[str, Any]:
     model, processor = build(bench)
     lines = encoding(model, bench)
     kv_mib = 64
@@ -262,8 +263,7 @@ async def measure(bench: Bench) -> dict[str, Any]:
     )
     engine = LiveEngine(stock(model, processor), limits)
     slots = engine.core.store.slots
-    levels = await turns(engine, bench.scale)
-    await engine.close()
+    levels = asyncio.run(turns(engine, bench.scale))
     language = engine.core.language
     del engine  # and its keys and values
     lines += language_steps(language, bench)
@@ -281,7 +281,7 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     bench = Bench(args.device, args.repeats, TINY if args.tiny else Scale())
-    found = asyncio.run(measure(bench))
+    found = measure(bench)
     where = machine()
     if bench.device.type == "cuda":
         where["gpu"] = torch.cuda.get_device_name(bench.device)
