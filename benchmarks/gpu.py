@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wavllm_core.engine.api import SAMPLE_RATE, Exchange, Sampling
 from wavllm_core.engine.core import MIB, EngineLimits
-from wavllm_core.engine.decoding import Decoding
+from wavllm_core.engine.decoding import PAGE, Decoding
 from wavllm_core.engine.language import Language
 from wavllm_core.engine.live import LiveContext, LiveEngine
 from wavllm_core.engine.llama import LiveLlama, Row
@@ -176,7 +176,7 @@ def language_steps(language: Language, bench: Bench) -> list[Line]:
             llama.logits(llama.step(store, [Row(slot, [0] * len(inputs), inputs, gate)])[-1])
 
         lines.append({"step": f"read {new} positions", "ms": bench.ms(read), "floor_ms": floor_ms(1, new, 0)})
-    store = llama.new_store(max(scale.batches), scale.context + 1)
+    store = llama.new_store(max(scale.batches), (scale.context // PAGE + 1) * PAGE)  # whole pages, as the engine's
     store.tensor.normal_(std=0.1)
     slots = [store.acquire() for _ in range(max(scale.batches))]
     decoding = Decoding(llama, store, scale.batches)
@@ -187,7 +187,7 @@ def language_steps(language: Language, bench: Bench) -> list[Line]:
                 slot.keys = [0] * scale.context
             llama.logits(decoding.step([Row(slot, [3], None, gate) for slot in slots[:batch]])).argmax(-1).tolist()
 
-        name = f"decode {batch} rows at {scale.context}"
+        name = f"decode {batch} rows at {scale.context}, {'paged' if decoding.paged else 'gathered'}"
         lines.append({"step": name, "ms": bench.ms(decode), "floor_ms": floor_ms(batch, 1, scale.context)})
     return lines
 
@@ -232,7 +232,7 @@ async def turn(context: LiveContext, waveform: np.ndarray, past: Sequence[Exchan
 
 
 async def turns(engine: LiveEngine, scale: Scale) -> list[dict[str, float]]:
-    """Whole turns, nothing answered ahead; so many conversations at a time."""
+    """Whole turns, nothing answered ahead; so many conversations at a time. Closes the engine."""
     levels: list[dict[str, float]] = []
     for people in scale.conversations:
         evicted = (await engine.load_figures()).evictions
@@ -243,10 +243,11 @@ async def turns(engine: LiveEngine, scale: Scale) -> list[dict[str, float]]:
         shares = {name: percentile(ms, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
         steps = {"decoder_step_ms": figures.decoder_step_ms, "queue_wait_ms": figures.queue_wait_ms}
         levels.append({"people": people, "turns": len(ms), **shares, **steps, "evictions": figures.evictions - evicted})
+    await engine.close()
     return levels
 
 
-async def measure(bench: Bench) -> dict[str, Any]:
+def measure(bench: Bench) -> dict[str, Any]:
     model, processor = build(bench)
     lines = encoding(model, bench)
     kv_mib = 64
@@ -262,8 +263,7 @@ async def measure(bench: Bench) -> dict[str, Any]:
     )
     engine = LiveEngine(stock(model, processor), limits)
     slots = engine.core.store.slots
-    levels = await turns(engine, bench.scale)
-    await engine.close()
+    levels = asyncio.run(turns(engine, bench.scale))
     language = engine.core.language
     del engine  # and its keys and values
     lines += language_steps(language, bench)
@@ -281,7 +281,7 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     bench = Bench(args.device, args.repeats, TINY if args.tiny else Scale())
-    found = asyncio.run(measure(bench))
+    found = measure(bench)
     where = machine()
     if bench.device.type == "cuda":
         where["gpu"] = torch.cuda.get_device_name(bench.device)

@@ -17,7 +17,7 @@ from wavllm_core.engine.api import Exchange, Heard, Sampling, Written
 from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine
 from wavllm_core.engine.planner import Planner, RollingPrompts
-from wavllm_core.engine.sampling import INCOMPLETE
+from wavllm_core.engine.sampling import INCOMPLETE, Chooser
 from wavllm_core.errors import CapacityError, CoreError, InputError
 from wavllm_core.lora import gated
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
@@ -197,6 +197,27 @@ async def test_sampling_is_repeatable_by_seed_and_narrowed_by_top_p(talk: LiveCo
     assert await words(talk.reply("", history, Sampling(12, 1.0, 1, top_p=1e-6))) == greedy
 
 
+@pytest.mark.parametrize(
+    ("top_p", "drawn"), [(0.0, {0}), (0.5, {0}), (0.51, {0, 1}), (0.79, {0, 1}), (0.81, {0, 1, 2})]
+)
+def test_tokens_are_drawn_from_the_likeliest_that_have_the_share_together(top_p: float, drawn: set[int]) -> None:
+    logits, chooser = torch.tensor([0.15, 0.5, 0.05, 0.3]).log(), Chooser(Sampling(temperature=1.0, top_p=top_p))
+    by_rank = [1, 3, 0, 2]
+    assert {by_rank.index(chooser.draw(logits)) for _ in range(200)} == drawn
+
+
+async def test_sampling_that_cannot_be_fails_that_reply_only(engine: LiveEngine, talk: LiveContext) -> None:
+    other, history = engine.open_context(), [Exchange(text="hello")]
+    for wrong, complaint in ((Sampling(12, 1.0, 2**64), "seed"), (Sampling(12, float("nan")), "temperature: nan")):
+        talk.speculate("", history, wrong)
+        with pytest.raises(InputError, match=complaint):
+            await words(talk.reply("", history, wrong))
+    greedy = alone(engine, history)
+    for sampling in (SHORT, Sampling(12, 1e-40), Sampling(12, 1.0, top_p=0.0), Sampling(12, 1e-40, 2**64 - 1, 0.5)):
+        assert await words(other.reply("", history, sampling)) == greedy
+    other.close()
+
+
 async def test_a_stop_string_ends_the_reply_before_it(talk: LiveContext) -> None:
     history, drawn = [Exchange(text="hello")], Sampling(40, 2.0, 3)
     whole = await words(talk.reply("", history, drawn))
@@ -330,6 +351,22 @@ def test_turns_of_many_long_conversations_are_tokenized_once(tmp_path: Path) -> 
     assert not encoded
 
 
+def test_instructions_stay_when_the_context_is_full(tmp_path: Path) -> None:
+    """What is read is the template's prompt of the newest turns, the system prompt before and instructions behind."""
+    checkpoint = tiny_checkpoint(tmp_path)
+    template = PromptTemplate(checkpoint.tokenizer, "you are a barista")
+    planner = Planner(RollingPrompts(template), 256)
+    turns = [Turn(f"order number {i}", reply="three times a mocha") for i in range(40)]
+    past, last = [Exchange(turn.text, reply=turn.reply) for turn in turns], Turn("one")
+    keys = planner.plan([*past, Exchange("one")], "be short", SHORT.max_tokens).keys
+    kept = planner.recent(past, own=20)
+    assert 0 < len(kept) < len(turns) and kept == turns[-len(kept) :]
+    assert keys == template.build(kept, last, "be short").before
+    without, other = (template.build([], last, how).before for how in ("be short", "be brief"))
+    opening = next(at for at, pair in enumerate(zip(without, other, strict=False)) if pair[0] != pair[1])
+    assert keys[opening - len(without) :] == without[opening:] != other[opening:]
+
+
 @pytest.mark.parametrize("system_prompt", ["", "you are a barista"])
 def test_a_plan_is_the_prompt_of_the_template(tmp_path: Path, system_prompt: str) -> None:
     checkpoint = tiny_checkpoint(tmp_path)
@@ -433,6 +470,49 @@ async def test_work_that_raises_fails_alone(
             await utterance.hear()
         utterance.cancel()
     assert all(record.exc_info for record in caplog.records)
+    other.close()
+
+
+async def test_logits_that_do_not_fit_into_memory_end_no_conversation_but_their_own(
+    engine: LiveEngine, talk: LiveContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logits, rows = engine.core.language.llama.logits, [1]  # that there is room for
+
+    def narrow(states: torch.Tensor) -> torch.Tensor:
+        if len(states) > rows[0]:
+            raise RuntimeError("out of memory")
+        return logits(states)
+
+    monkeypatch.setattr(engine.core.language.llama, "logits", narrow)
+    other, good = engine.open_context(), [Exchange(text="one")]
+    both = await asyncio.gather(words(talk.reply("", good, SHORT)), words(other.reply("", good, SHORT)))
+    rows[0] = 0
+    with pytest.raises(CoreError, match="decoding failed: out of memory"):
+        await words(talk.reply("", good, SHORT))
+    assert caplog.records
+    monkeypatch.undo()
+    assert await words(talk.reply("", good, SHORT)) == alone(engine, good) == both[0] == both[1]
+    other.close()
+
+
+async def test_a_gate_that_cannot_be_computed_fails_its_own_reply(
+    engine: LiveEngine, talk: LiveContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = engine.core.language.gates.of
+
+    def of(instruction: str) -> torch.Tensor:
+        if instruction:
+            raise RuntimeError("out of memory")
+        return gate(instruction)
+
+    monkeypatch.setattr(engine.core.language.gates, "of", of)
+    other, good = engine.open_context(), [Exchange(text="one")]
+    talk.prepare("be short", [Exchange("one", reply="two")])
+    talk.speculate("be short", good, SHORT)
+    with pytest.raises(CoreError, match="decoding failed: out of memory") as failed:
+        await words(talk.reply("be short", good, SHORT))
+    assert not isinstance(failed.value, InputError) and caplog.records
+    assert await words(other.reply("", good, SHORT)) == await words(talk.reply("", good, SHORT)) == alone(engine, good)
     other.close()
 
 

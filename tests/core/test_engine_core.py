@@ -35,6 +35,9 @@ class Bench:
             self.read.append([len(row.keys) for row in rows]) or step(store, rows)
         )
 
+    def have_slots(self, slots: int) -> None:
+        self.core.store = self.core.talks.store = self.core.language.llama.new_store(slots)
+
     def talk(self) -> Talk:
         talk = Talk()
         self.core.talks.open.append(talk)
@@ -101,6 +104,41 @@ def test_history_is_read_in_the_end_however_many_replies_there_are(bench: Bench)
         bench.ask(bench.talk(), "reply", [Exchange(text="one")], Sampling(1))
         bench.run(1)
     assert resting.slot is not None and resting.slot.keys
+
+
+@pytest.mark.parametrize("people", [2, 3])
+def test_no_two_readers_take_each_others_slot_for_ever(bench: Bench, people: int) -> None:
+    """More histories than slots are to be read in idle time: each once, and the last one stays."""
+    bench.have_slots(1)
+    talks = [bench.talk() for _ in range(people)]
+    for talk in talks:
+        bench.core.talks.prepare(talk, "", PAST)
+    assert bench.run(100) < 100
+    assert bench.core.meter.evictions == people - 1
+    *others, last = talks
+    assert not any(talk.slot or talk.wanted for talk in others)
+    assert last.slot and last.slot.keys == bench.core.language.planner.plan_listening(PAST, "").keys
+
+
+def test_an_evicted_history_is_read_again_when_its_speech_begins(bench: Bench) -> None:
+    """Before there is any vector, and from whom only reads ahead the slot is taken."""
+    bench.have_slots(1)
+    core, talk, other = bench.core, bench.talk(), bench.talk()
+    core.talks.prepare(talk, "", PAST)
+    bench.run(1_000)
+    bench.ask(other, "reply", [*PAST, Exchange(text="one")], Sampling(1))
+    bench.run(1_000)
+    assert talk.slot is None and other.slot is not None
+    core.talks.prepare(other, "", PAST[::-1])
+    bench.run(1)
+    assert other.wanted
+    hearing = bench.listen(talk, 5)  # less than a block
+    core.talks.prepare(talk, "", PAST)
+    bench.run(1)
+    assert talk.slot is not None and other.slot is None and other.wanted  # nobody waits for that one
+    bench.run(1_000)
+    assert other.slot is None and not hearing.names
+    assert talk.slot is not None and talk.slot.keys == core.language.planner.plan_listening(PAST, "").keys
 
 
 def test_live_audio_comes_before_text_that_can_wait_and_after_text_that_cannot(bench: Bench) -> None:

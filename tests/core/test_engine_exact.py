@@ -152,6 +152,27 @@ def test_ends_go_before_hops_and_together() -> None:
         torch.testing.assert_close(one.speech_embeds, offline(clip), **CLOSE)
 
 
+@pytest.mark.parametrize("end", ["pushed", "committed", "asked", "heard", "gone on"])
+def test_who_is_gone_in_the_middle_of_a_turn_leaves_nothing(end: str) -> None:
+    bench, said = Bench(), []
+    hearing = bench.listen()
+    bench.hearings.push(hearing, noise(4.0))
+    if end != "pushed":
+        bench.work()
+        assert hearing.names
+    if end == "asked":
+        bench.hearings.ask(hearing, said.append)
+    if end in ("heard", "gone on"):
+        heard(bench, hearing)
+    if end == "gone on":
+        bench.hearings.push(hearing, noise(1.0))
+    bench.hearings.close(hearing)
+    kept = bench.hearings
+    assert not (kept.open or kept._turns or kept._encoded or kept._committed or hearing.parts or hearing.names)
+    assert [str(one) for one in said] == ["the utterance was cancelled"] * (end == "asked")
+    assert bench.work() == 0
+
+
 def test_bad_audio_fails_alone_and_nothing_is_left() -> None:
     bench = Bench()
     good, short, stereo, long, gone = (bench.listen() for _ in range(5))

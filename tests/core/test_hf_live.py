@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.core.tiny_hf import noise, tiny_wavllm
 from wavllm_core.errors import InputError
+from wavllm_core.hf import live as module
 from wavllm_core.hf.live import MARGIN_SECONDS, LiveStockEncoders, OpenTurn
 from wavllm_core.hf.log_mel import LiveLogMel, log_mel
 from wavllm_core.hf.processor import WavLLMFeatureExtractor
@@ -98,6 +99,18 @@ def test_turns_encoded_together_equal_each_alone() -> None:
         torch.testing.assert_close(one.committed, other.committed, **CLOSE)
     for one, vectors in zip(live.finish(together), (live.finish([turn])[0] for turn in alone), strict=True):
         torch.testing.assert_close(one, vectors, **CLOSE)
+
+
+def test_turns_longer_than_any_bucket_are_encoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature extractor may allow more than the longest bucket holds."""
+    monkeypatch.setattr(module, "BUCKET_SECONDS", (1,))
+    live = encoders()
+    clips = [torch.from_numpy(noise(seconds, seed)) for seed, seconds in enumerate((0.8, 1.7, 2.2))]
+    turns = [OpenTurn() for _ in clips]
+    for turn, clip in zip(turns, clips, strict=True):
+        live.push(turn, clip)
+    for vectors, clip in zip(live.finish(turns), clips, strict=True):
+        torch.testing.assert_close(vectors, offline(clip), **CLOSE)
 
 
 def test_the_margin_covers_what_the_positional_convolution_looks_ahead() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wavllm_core.engine.api import Sampling
-from wavllm_core.errors import CoreError
+from wavllm_core.errors import CoreError, InputError
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # how a part of a character decodes
 
@@ -18,6 +19,11 @@ class Chooser:
     """Draws the tokens of one reply; the same seed draws the same."""
 
     def __init__(self, sampling: Sampling) -> None:
+        """Raises InputError for a temperature or a seed that nothing can be drawn with."""
+        if not math.isfinite(sampling.temperature):
+            raise InputError(f"temperature: {sampling.temperature}; a number is needed")
+        if not -(2**63) <= sampling.seed < 2**64:
+            raise InputError(f"seed: {sampling.seed}; at most 64 bits are possible")
         self._sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
@@ -28,10 +34,11 @@ class Chooser:
 
     def draw(self, logits: Tensor) -> int:
         """The next token, (vocabulary,) -> id."""
-        probabilities = (logits.float().cpu() / self._sampling.temperature).softmax(-1)
+        logits = logits.float().cpu()
+        probabilities = ((logits - logits.max()) / self._sampling.temperature).softmax(-1)  # however cold: no overflow
         if self._sampling.top_p < 1:
             ranked, order = probabilities.sort(descending=True)
-            ranked[ranked.cumsum(-1) - ranked >= self._sampling.top_p] = 0  # the first one always stays
+            ranked[1:][(ranked.cumsum(-1) - ranked)[1:] >= self._sampling.top_p] = 0  # the first one always stays
             return int(order[torch.multinomial(ranked, 1, generator=self._generator)])
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 

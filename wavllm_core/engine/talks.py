@@ -92,7 +92,7 @@ class Talks:
         try:
             plan = make_plan()
             self.language.gates.of(plan.instruction)
-        except (CoreError, ValueError, TypeError):  # the reply is going to say so
+        except (CoreError, RuntimeError, ValueError, TypeError):  # the reply is going to say so
             return
         if self._missing(talk, plan):
             talk.wanted = plan
@@ -118,9 +118,10 @@ class Talks:
                 raise InputError("the conversation is closed")
             gate = self.language.gates.of(instruction)
             plan = self.language.planner.plan(history, instruction, sampling.max_tokens, sampling.begins)
-        except (CoreError, ValueError, TypeError) as error:  # tokenizers: text that is no Unicode
+            chooser, spelling = Chooser(sampling), Spelling(self.language.tokenizer, sampling.stop)
+        except (CoreError, RuntimeError, ValueError, TypeError) as error:
             if sink:
-                sink(error if isinstance(error, CoreError) else InputError(f"the conversation cannot be read: {error}"))
+                sink(_fault(error))
             return None
         talk.reply_tokens = sampling.max_tokens
         begun(PromptUsage(len(plan.keys), talk.slot.common(plan.keys, plan.instruction) if talk.slot else 0))
@@ -128,7 +129,6 @@ class Talks:
             return ready
         self._drop_speculation(talk)
         talk.wanted = None
-        chooser, spelling = Chooser(sampling), Spelling(self.language.tokenizer, sampling.stop)
         answer = Answer(kind, plan, sampling, gate, chooser, spelling, self.clock(), sink)
         talk.answers.append(answer)
         return answer
@@ -282,7 +282,12 @@ class Talks:
         if read := [row for row in rows if row.inputs is not None]:  # first, as it is what may fail
             states[~tokens] = self._read(read)
         if decoded := [row for row in rows if row.inputs is None]:
-            states[tokens] = self.decoding.step(decoded)
+            try:
+                states[tokens] = self.decoding.step(decoded)
+            except RuntimeError:
+                for row in read:  # as if nothing had been done, for each is tried again alone
+                    del row.slot.keys[-len(row.keys) :]
+                raise
         return states
 
     def _read(self, rows: list[Row]) -> Tensor:
@@ -292,11 +297,21 @@ class Talks:
 
     def _tell(self, told: list[tuple[Talk, Answer, Tensor]]) -> None:
         """Take the next token of each answer, from the state of what precedes it."""
-        if told:
+        if not told:
+            return
+        try:
             logits = self.language.llama.logits(torch.stack([state for _, _, state in told]))
             tokens = choose([answer.chooser for _, answer, _ in told], logits)
-            for (talk, answer, _), token, row in zip(told, tokens, logits, strict=True):
-                self._take_token(talk, answer, token, row)
+        except RuntimeError as error:  # torch, as out of memory: of as many as there is room for
+            if len(told) > 1:
+                for one in told:
+                    self._tell([one])
+            else:
+                log.exception("a reply failed")
+                self._fail(told[0][0], CoreError(f"decoding failed: {error}"))
+            return
+        for (talk, answer, _), token, row in zip(told, tokens, logits, strict=True):
+            self._take_token(talk, answer, token, row)
 
     def _take_token(self, talk: Talk, answer: Answer, token: int | CoreError, logits: Tensor) -> None:
         answer.since = self.clock()
@@ -343,10 +358,15 @@ class Talks:
         return talk.slot is not None
 
     def _victim(self, talk: Talk) -> Talk | None:
-        """Who can do without a slot: for a reply whoever nobody waits for, else only those that rest."""
+        """Who can do without a slot: for a reply whoever nobody waits for, else only those that rest.
+
+        Of two whose history is to be read neither takes the other's, or they would begin anew for ever.
+        """
         others = [other for other in self.open if other.slot and other is not talk and not other.pinned]
         if talk.answer is None or talk.answer.kind != "reply":
             others = [other for other in others if other.hearing is None and not other.answers]
+        if talk.answer is None and talk.hearing is None:
+            others = [other for other in others if other.wanted is None]
         return min(others, key=lambda other: other.used, default=None)
 
     def _evict(self, talk: Talk) -> None:
@@ -355,3 +375,13 @@ class Talks:
         if talk.slot:
             self.store.release(talk.slot)
             talk.slot = None
+
+
+def _fault(error: Exception) -> CoreError:
+    """What whoever asked is told."""
+    if isinstance(error, CoreError):
+        return error
+    if isinstance(error, RuntimeError):  # torch: no memory for the gate
+        log.error("a reply failed", exc_info=error)
+        return CoreError(f"decoding failed: {error}")
+    return InputError(f"the conversation cannot be read: {error}")  # tokenizers: text that is no Unicode

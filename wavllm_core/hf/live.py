@@ -24,7 +24,7 @@ from wavllm_core.hf.processor import WavLLMFeatureExtractor
 
 VECTOR_SAMPLES = 1280  # 80 ms
 MARGIN_SECONDS = 1.6  # WavLM's positional convolution looks 1.28 s ahead, the front ends a little further
-BUCKET_SECONDS = (2, 4, 8, 15, 30, 60, 120)  # turns up to these are encoded together
+BUCKET_SECONDS = (2, 4, 8, 15, 30, 60, 120)  # turns up to these are encoded together, and all that are longer
 
 
 @dataclass(eq=False)
@@ -110,7 +110,8 @@ class LiveStockEncoders:
         """Vectors of each turn so far; turns of one bucket go through the encoders together."""
         buckets: dict[int, list[int]] = {}
         for i, turn in enumerate(turns):
-            buckets.setdefault(next(b for b in BUCKET_SECONDS if turn.samples <= b * SAMPLE_RATE), []).append(i)
+            fits = (bucket for bucket in BUCKET_SECONDS if turn.samples <= bucket * SAMPLE_RATE)
+            buckets.setdefault(next(fits, 0), []).append(i)
         vectors: dict[int, Tensor] = {}
         for members in buckets.values():
             speech, lengths = self.model.encode(**self._batch([turns[i] for i in members]))
