@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import EnrolmentError, RegistryError
+from agent.voices.spelling import folded
 
 MAX_NAME_CHARS: Final = 64
 MAX_PEOPLE: Final = 1_000
@@ -96,7 +97,7 @@ class VoiceStore:
             return []
         with self._opened() as file:
             rows = file.execute("SELECT id, record FROM people").fetchall()
-        return sorted((self._read(*row) for row in rows), key=lambda person: person.name.casefold())
+        return sorted((self._read(*row) for row in rows), key=lambda person: folded(person.name))
 
     def add(self, person: Person) -> None:
         """Raises EnrolmentError when the name is taken or no name, or there are too many people."""
@@ -129,7 +130,7 @@ class VoiceStore:
         return person
 
     def _refuse_taken(self, name: str, others: list[Person]) -> None:
-        if any(other.name.casefold() == name.casefold() for other in others):
+        if any(folded(other.name) == folded(name) for other in others):
             raise EnrolmentError(f"there is a {name!r} already; forget or rename the one before")
 
     def _write(self, person: Person) -> None:
@@ -211,7 +212,7 @@ def check_name(name: str) -> None:
 def find(people: list[Person], name: str) -> Person:
     """By name, in any case. Raises EnrolmentError when it is not there."""
     for person in people:
-        if person.name.casefold() == name.casefold():
+        if folded(person.name) == folded(name):
             return person
     known = ", ".join(person.name for person in people) or "nobody"
     raise EnrolmentError(f"there is no {name!r}; known are: {known}")

@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet
 
 from agent.config import AgentConfig, SpeakersConfig, load_voices_key
 from agent.errors import ConfigError, EnrolmentError, RegistryError
+from agent.functions.permissions import Permissions
 from agent.voices.people import People, Sample, is_voice
 from agent.voices.setup import build_detector, build_people, build_scale
 from agent.voices.store import VoiceStore
@@ -113,6 +114,16 @@ def test_names_that_are_not_there_are_refused_with_those_that_are(tmp_path: Path
             refused()
     with pytest.raises(EnrolmentError, match="there is a 'ben' already"):
         people.rename("Anna", "ben")
+
+
+def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> None:
+    people, composed, decomposed = open_people(tmp_path), "Jos\u00e9", "jose\u0301"
+    people.enrol(composed, samples(0))
+    assert people.verify(decomposed, near(0, 5)).accepted
+    with pytest.raises(EnrolmentError, match="already"):
+        people.enrol(decomposed, samples(0))
+    assert Permissions({"open_door": (decomposed,)}).refusal("open_door", composed) is None
+    assert people.forget(decomposed).name == composed
 
 
 def test_vectors_of_another_model_are_never_compared(tmp_path: Path) -> None:
