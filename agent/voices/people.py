@@ -98,7 +98,7 @@ class People:
         return self._match(find(self.known, name), vector)
 
     def _match(self, person: Person, vector: Vector) -> Match:
-        similarity = likeness(person.vectors.mean(axis=0), vector)
+        similarity = likeness(person.mean, vector)
         confidence = self.scale.confidence(similarity)
         return Match(person, similarity, confidence, similarity >= self.scale.limit_to_know)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,11 @@ class Person:
     fingerprint: str  # of the weights that made them
     id: str = field(default_factory=lambda: f"voice_{secrets.token_hex(6)}")
     enrolled: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @cached_property
+    def mean(self) -> Vectors:
+        """(dim,) of the vectors; a server compares everybody with everything that is said."""
+        return self.vectors.mean(axis=0, dtype=np.float32)
 
 
 class Cipher:

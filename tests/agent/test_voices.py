@@ -126,6 +126,13 @@ def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> N
     assert people.forget(decomposed).name == composed
 
 
+def test_what_voices_are_compared_with_is_not_made_anew_each_time(tmp_path: Path) -> None:
+    people = open_people(tmp_path)
+    person = people.enrol("Anna", samples(0))
+    np.testing.assert_allclose(person.mean, person.vectors.mean(axis=0), atol=1e-6)
+    assert person.mean is person.mean
+
+
 def test_vectors_of_another_model_are_never_compared(tmp_path: Path) -> None:
     open_people(tmp_path).enrol("Anna", samples(0))
     other = open_people(tmp_path, scale=VoiceScale("other weights", 0.6, slope=8.0))
