@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +208,40 @@ def test_two_writers_at_a_time_lose_nobody(tmp_path: Path) -> None:
     other.enrol("Ben", samples(1))
     one.refresh()
     assert [person.name for person in one.known] == ["Anna", "Ben"] == [p.name for p in other.known]
+
+
+def at_once(*calls: Callable[[], object]) -> list[object]:
+    """What came of them: a result, or why there is none."""
+
+    def safely(call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except EnrolmentError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(safely, calls))
+
+
+def test_of_those_who_enrol_one_name_at_a_time_one_succeeds(tmp_path: Path) -> None:
+    stores = [open_people(tmp_path) for _ in range(8)]
+    told = at_once(*[partial(people.enrol, "Anna", samples(0)) for people in stores])
+    assert (
+        sorted(one for one in told if isinstance(one, str))
+        == ["there is a 'Anna' already; forget or rename the one before"] * 7
+    )
+    assert len(open_people(tmp_path).known) == 1
+
+
+def test_who_is_forgotten_while_somebody_renames_stays_forgotten(tmp_path: Path) -> None:
+    one, other = open_people(tmp_path), open_people(tmp_path)
+    for number in range(10):
+        one.enrol("Anna", samples(0))
+        _, forgotten = at_once(lambda: one.rename("Anna", "Hanna"), lambda: other.forget("Anna"))
+        left = [person.name for person in VoiceStore(tmp_path / "voices.db").people()]
+        assert left == (["Hanna"] if isinstance(forgotten, str) else []), f"round {number}"
+        if left:
+            one.forget("Hanna")
 
 
 def test_the_shipped_model_brings_its_own_scale() -> None:
