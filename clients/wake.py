@@ -46,7 +46,9 @@ class Attention:
         return self._clock() < self._awake_until_s or (self._speaking and self._meant)
 
     def begin(self) -> Event:
-        """What to send first."""
+        """What to send first; of a conversation before, nothing more will be told."""
+        self._speaking = False
+        self._turns.clear()
         return _answer_by_yourself(self.awake)
 
     def take(self, event: Event) -> list[Event]:

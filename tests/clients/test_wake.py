@@ -54,6 +54,17 @@ class Server:
         self.obey(self.attention.tick(False))
 
 
+def test_who_was_speaking_when_the_server_was_lost_keeps_nobody_awake() -> None:
+    server = Server()
+    server.hear("computer")
+    server.reply()
+    server.begin()  # and the server is gone
+    server.obey([server.attention.begin()])
+    assert server.answers_itself, "the window is still open"
+    server.wait(9)
+    assert not server.attention.awake and not server.answers_itself
+
+
 def test_what_is_not_meant_is_forgotten() -> None:
     server = Server()
     assert not server.answers_itself
