@@ -69,10 +69,12 @@ class ScriptedServer:
     status: str = "completed"  # of the answers to what is spoken
     refuse: bool = False  # the session
     mute: bool = False  # leaves what is typed without an answer
+    hears_nothing: bool = False  # in what is spoken: it is committed, and nothing follows
     voice: bool = False  # can speak, and says given texts
     call: Event | None = None  # what the next reply to a typed text calls
     session_updates: list[Event] = field(default_factory=list)
     leave_after: str = ""  # an event of this type, close the connection
+    stop_after: str = ""  # such, say nothing more until something is asked
     url: str = ""
     session: dict[str, Any] = field(default_factory=dict)
     samples: int = 0
@@ -114,6 +116,8 @@ class ScriptedServer:
                 await socket.send(json.dumps(reply))
                 if reply["type"] == self.leave_after:
                     return
+                if reply["type"] == self.stop_after:
+                    break
 
     @property
     def speaks(self) -> bool:
@@ -134,6 +138,8 @@ class ScriptedServer:
             if self._quiet >= QUIET_SAMPLES:
                 self._quiet = None
                 self.turns += 1
+                if self.hears_nothing:
+                    return [{"type": "input_audio_buffer.committed", "item_id": f"item_{self.turns}"}]
                 return spoken_turn(self.turns, *self.spoken.pop(0), self.speaks, self.status)
         return []
 
