@@ -203,6 +203,17 @@ async def test_a_device_hears_that_there_is_no_server() -> None:
     assert "no server at ws://127.0.0.1:9" in error["message"]
 
 
+async def test_a_device_that_counts_anew_is_heard_again() -> None:
+    """A button pressed twice, or a device that was restarted: within two seconds it looks like what came before."""
+    server = ScriptedServer(spoken=[("one", "first"), ("two", "second")])
+    async with server.running(), bridge_running(server.url) as (bridge, log):
+        for turn in (1, 2):
+            bridge.hear(AudioChunk(0, speech(400)))
+            bridge.hear(AudioChunk(6_400, b""))
+            await log.until("reply", turn)
+    assert [reply["text"] for reply in log.of("reply")] == ["first", "second"]
+
+
 async def test_audio_that_nobody_takes_is_dropped_and_counted() -> None:
     async with bridge_running("ws://127.0.0.1:9/v1/realtime") as (bridge, log):
         for number in range(7):
