@@ -49,7 +49,8 @@ class Person:
     @cached_property
     def mean(self) -> Vectors:
         """(dim,) of the vectors; a server compares everybody with everything that is said."""
-        return self.vectors.mean(axis=0, dtype=np.float32)
+        mean: Vectors = self.vectors.mean(axis=0, dtype=np.float32)
+        return mean
 
 
 class Cipher:
