@@ -83,15 +83,15 @@ async def follow(
 
 
 async def _show(events: AsyncIterable[Event], log: TurnLog, live: Live) -> None:
-    shown: list[Turn] = []
+    shown: set[Turn] = set()
     shown_problems = 0
     async for event in events:
         log.apply(event)
         for turn in log.turns:
             if turn.complete and turn not in shown:
                 live.console.print(turn_lines(turn))
-                shown.append(turn)
-        shown = [turn for turn in shown if turn in log.turns]
+                shown.add(turn)
+        shown.intersection_update(log.turns)
         for problem in log.problems[shown_problems:]:
             live.console.print(_lines([("error", "red", problem, "")]))
         shown_problems = len(log.problems)

@@ -112,6 +112,8 @@ class TurnLog:
         if kind == "created":
             waiting = [turn for turn in self.turns if not turn.answered]
             turn = waiting[-1] if waiting else Turn(spoken=False, heard=True, unasked=True)
+            for earlier in waiting[:-1]:
+                earlier.answered |= earlier.spoken  # by the same: a cough has no response of its own
             if turn.unasked and event["response"].get("conversation_id"):
                 self.turns.append(turn)
             self._by_response[event["response"]["id"]] = turn

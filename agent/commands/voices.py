@@ -53,8 +53,10 @@ def enrol(
 @voices.command("list")
 def list_people(context: typer.Context) -> None:
     """Tell who is known."""
+    from agent.voices.spelling import folded
+
     people = _people(context.obj)
-    for person in sorted([*people.known, *people.refused], key=lambda person: person.name.casefold()):
+    for person in sorted([*people.known, *people.refused], key=lambda person: folded(person.name)):
         foreign = "  enrolled with another model: enrol again" if person in people.refused else ""
         print(f"{person.name}  {len(person.vectors)} utterances  {person.enrolled}{foreign}")
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agent.voices.spelling import folded
+
 Who = Literal["everybody", "enrolled"] | tuple[str, ...]  # the last: people, by the names they were enrolled under
 
 
@@ -26,6 +28,6 @@ class Permissions:
             case "enrolled":
                 return None if person else f"{function} is only for people whose voice is known here"
             case names:
-                if person and person.casefold() in {name.casefold() for name in names}:
+                if person and folded(person) in map(folded, names):
                     return None
                 return f"{function} is only for {' and '.join(names) or 'nobody'}"

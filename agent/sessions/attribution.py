@@ -20,6 +20,7 @@ from agent.sessions.conversation import Conversation, Item
 from agent.voices.diarization import hear_changes
 from agent.voices.people import Sample, is_voice
 from agent.voices.speakers import SpeakerGuess, SpeakerOptions, Speakers
+from agent.voices.spelling import folded
 from agent.voices.store import Person, check_name
 from agent.voices.voiced import measure_voicing
 from wavllm_core.engine.api import Context, Heard
@@ -111,8 +112,8 @@ class Attribution:
             raise ProtocolError("speaker_not_found", message, param="number")
         try:
             check_name(wanted.name)
-            taken = {name.casefold() for number, name in self.speakers.names.items() if number != wanted.number}
-            if wanted.name.casefold() in taken:
+            taken = {folded(name) for number, name in self.speakers.names.items() if number != wanted.number}
+            if folded(wanted.name) in taken:
                 raise EnrolmentError(f"another voice of this session is called {wanted.name!r}")
             if wanted.enrol:
                 person = await self._enrol(wanted)

@@ -11,8 +11,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
+from unicodedata import normalize
 
 from agent.protocol.speakers import Memory
+from agent.voices.spelling import folded
 from wavllm_core.engine.api import Exchange
 
 SPEAKER: Final = re.compile(r"\bspeaker (\d+)\b", re.IGNORECASE)
@@ -28,14 +30,18 @@ def with_names(text: str, names: Names) -> str:
 
 def with_numbers(text: str, names: Names) -> str:
     """What people wrote, as the model reads it; at the start of a sentence with a capital."""
-    numbers = {name.casefold(): number for number, name in names.items()}
+    numbers = {folded(name): number for number, name in names.items()}
     if not numbers:
         return text
-    longest_first = sorted(map(re.escape, names.values()), key=len, reverse=True)
+    spellings = {normalize(form, name) for name in names.values() for form in ("NFC", "NFD")}
+    longest_first = sorted(map(re.escape, spellings), key=len, reverse=True)
 
     def tell(found: re.Match[str]) -> str:
+        number = numbers.get(folded(found[0]))
+        if number is None:  # `re` takes ı and İ for i
+            return found[0]
         before = text[: found.start()].rstrip()
-        return f"{'Speaker' if not before or before[-1] in '.?!' else 'speaker'} {numbers[found[0].casefold()]}"
+        return f"{'Speaker' if not before or before[-1] in '.?!' else 'speaker'} {number}"
 
     return re.sub(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", tell, text, flags=re.IGNORECASE)
 

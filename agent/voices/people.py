@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import EnrolmentError
+from agent.voices.spelling import folded
 from agent.voices.store import Person, VoiceStore, find
 from agent.voices.voiced import Voicing
 from wavllm_core.voices import VoiceScale
@@ -92,12 +93,12 @@ class People:
 
     def verify(self, name: str, vector: Vector) -> Match:
         """Whether it is this one. Raises EnrolmentError when nobody of this model has the name."""
-        if any(person.name.casefold() == name.casefold() for person in self.refused):
+        if any(folded(person.name) == folded(name) for person in self.refused):
             raise EnrolmentError(f"{name!r} was enrolled with another model; forget it and enrol again")
         return self._match(find(self.known, name), vector)
 
     def _match(self, person: Person, vector: Vector) -> Match:
-        similarity = likeness(person.vectors.mean(axis=0), vector)
+        similarity = likeness(person.mean, vector)
         confidence = self.scale.confidence(similarity)
         return Match(person, similarity, confidence, similarity >= self.scale.limit_to_know)
 

@@ -18,7 +18,7 @@ from agent.voices.store import Person
 from agent.voices.voiced import Detect
 from wavllm_core.voices import VoiceScale
 
-MAX_VOICES: Final = 16  # then the nearest known one is taken
+MAX_VOICES: Final = 16  # then only enrolled people are new; of anybody else the nearest known one is taken
 MAX_WEIGHT_S: Final = 60.0  # of a mean, so that a voice may drift
 
 Vector = npt.NDArray[np.float32]
@@ -115,7 +115,7 @@ class Speakers:
         present = {voice.person.id for voice in self.voices if voice.person}
         absent = [_enrolled(person, vector, self._scale, new) for person in self._known if person.id not in present]
         room = len(self.voices) < MAX_VOICES
-        best = max([*heard, *(absent if room else [])], key=_margin, default=None)
+        best = max([*heard, *absent], key=_margin, default=None)
         if heard and not (room and may_be_new) and (best is None or best.margin < 0):
             best = max(heard, key=_margin)
         elif best is None or best.margin < 0:
@@ -155,7 +155,7 @@ class Speakers:
 
 
 def _enrolled(person: Person, vector: Vector, scale: VoiceScale, number: int) -> Match:
-    similarity = likeness(person.vectors.mean(axis=0), vector)
+    similarity = likeness(person.mean, vector)
     return Match(similarity - scale.limit_to_know, similarity, number, person)
 
 

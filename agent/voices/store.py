@@ -9,10 +9,11 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import EnrolmentError, RegistryError
+from agent.voices.spelling import folded
 
 MAX_NAME_CHARS: Final = 64
 MAX_PEOPLE: Final = 1_000
@@ -43,6 +45,12 @@ class Person:
     fingerprint: str  # of the weights that made them
     id: str = field(default_factory=lambda: f"voice_{secrets.token_hex(6)}")
     enrolled: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @cached_property
+    def mean(self) -> Vectors:
+        """(dim,) of the vectors; a server compares everybody with everything that is said."""
+        mean: Vectors = self.vectors.mean(axis=0, dtype=np.float32)
+        return mean
 
 
 class Cipher:
@@ -95,26 +103,28 @@ class VoiceStore:
         if not self.path.exists():
             return []
         with self._opened() as file:
-            rows = file.execute("SELECT id, record FROM people").fetchall()
-        return sorted((self._read(*row) for row in rows), key=lambda person: person.name.casefold())
+            rows = _records(file)
+        return self._read_all(rows)
 
     def add(self, person: Person) -> None:
         """Raises EnrolmentError when the name is taken or no name, or there are too many people."""
         check_name(person.name)
-        known = self.people()
-        if len(known) >= MAX_PEOPLE:
-            raise EnrolmentError(f"{self.path} holds {MAX_PEOPLE} people; more are not possible")
-        self._refuse_taken(person.name, known)
-        self._write(person)
+        with self._opened() as file:  # until it is written, nobody else takes the name
+            known = self._read_all(_records(file))
+            if len(known) >= MAX_PEOPLE:
+                raise EnrolmentError(f"{self.path} holds {MAX_PEOPLE} people; more are not possible")
+            self._refuse_taken(person.name, known)
+            self._write(file, person)
 
     def rename(self, name: str, new_name: str) -> Person:
         """Raises EnrolmentError when nobody has the one name, or somebody the other."""
         check_name(new_name)
-        known = self.people()
-        person = find(known, name)
-        self._refuse_taken(new_name, [other for other in known if other.id != person.id])
-        renamed = replace(person, name=new_name)
-        self._write(renamed)
+        with self._opened() as file:  # nor does whoever is forgotten meanwhile come back
+            known = self._read_all(_records(file))
+            person = find(known, name)
+            self._refuse_taken(new_name, [other for other in known if other.id != person.id])
+            renamed = replace(person, name=new_name)
+            self._write(file, renamed)
         return renamed
 
     def forget(self, name: str) -> Person:
@@ -129,10 +139,10 @@ class VoiceStore:
         return person
 
     def _refuse_taken(self, name: str, others: list[Person]) -> None:
-        if any(other.name.casefold() == name.casefold() for other in others):
+        if any(folded(other.name) == folded(name) for other in others):
             raise EnrolmentError(f"there is a {name!r} already; forget or rename the one before")
 
-    def _write(self, person: Person) -> None:
+    def _write(self, file: sqlite3.Connection, person: Person) -> None:
         values = {
             "name": person.name,
             "enrolled": person.enrolled,
@@ -140,9 +150,11 @@ class VoiceStore:
             "vectors": person.vectors.tolist(),
         }
         record = self._cipher.seal(json.dumps(values).encode())
-        with self._opened() as file:
-            file.execute("INSERT OR REPLACE INTO people VALUES (?, ?)", (person.id, record))
-            _bump(file)
+        file.execute("INSERT OR REPLACE INTO people VALUES (?, ?)", (person.id, record))
+        _bump(file)
+
+    def _read_all(self, records: Iterable[tuple[str, bytes]]) -> list[Person]:
+        return sorted((self._read(*record) for record in records), key=lambda person: folded(person.name))
 
     def _read(self, person_id: str, record: bytes) -> Person:
         try:
@@ -211,7 +223,7 @@ def check_name(name: str) -> None:
 def find(people: list[Person], name: str) -> Person:
     """By name, in any case. Raises EnrolmentError when it is not there."""
     for person in people:
-        if person.name.casefold() == name.casefold():
+        if folded(person.name) == folded(name):
             return person
     known = ", ".join(person.name for person in people) or "nobody"
     raise EnrolmentError(f"there is no {name!r}; known are: {known}")
@@ -220,6 +232,10 @@ def find(people: list[Person], name: str) -> Person:
 def _meta(file: sqlite3.Connection, key: str) -> str | None:
     row = file.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def _records(file: sqlite3.Connection) -> list[tuple[str, bytes]]:
+    return file.execute("SELECT id, record FROM people").fetchall()
 
 
 def _bump(file: sqlite3.Connection) -> None:

@@ -26,12 +26,18 @@ class StreamClock:
     def __init__(self) -> None:
         self.lost_samples = 0
         self._next_sample: int | None = None
+        self._paused = False
+
+    def pause(self) -> None:
+        """Nothing comes for now; who then begins at an earlier position begins another stream."""
+        self._paused = True
 
     def in_time(self, chunk: AudioChunk) -> bytes:
         """The PCM that continues what came before: silence for a gap, nothing for a repetition."""
         ahead = 0 if self._next_sample is None else chunk.start_sample - self._next_sample
-        if abs(ahead) > MAX_GAP_SAMPLES:
+        if abs(ahead) > MAX_GAP_SAMPLES or (self._paused and ahead < 0):
             ahead = 0
+        self._paused = False
         if -ahead >= chunk.samples:
             return b""
         self._next_sample = chunk.start_sample + chunk.samples
@@ -95,6 +101,7 @@ class AudioFeed:
                     await send(pcm)
             elif open_ended:
                 open_ended = False
+                self._stream.pause()
                 await send(CLOSING_SILENCE)
 
     async def _next(self) -> AudioChunk:

@@ -222,15 +222,23 @@ class Bridge:
             return self._talk.heard_s + self._limits.patience_s
         if self._talk and self._talk.calls:
             return self._talk.calls.deadline_s
+        if self._talk and self._lines and (self._talk.awaiting or self._talk.response):
+            return self._talk.heard_s + self._limits.patience_s
         if self._connection and not self._lines and not (self._talk and self._talk.timers):
             return max(self._active_s, self._feed.last_put_s) + self._limits.idle_s
         return None
 
     async def _overdue(self) -> None:
         """Close the conversation: nobody says anything, or the server does not answer."""
-        if self._talk and self._talk.calls and not self._talk.asking:
-            await self._conclude(self._talk, self._talk.calls.give_up())
+        talk = self._talk
+        if talk and talk.calls and not talk.asking:
+            await self._conclude(talk, talk.calls.give_up())
             return
+        if talk and talk.awaiting and not talk.asking and self._lines and not talk.response:
+            talk.awaiting = False  # what was spoken were no words, and nothing of a reply is left to go on with
+            return
+        if not self._lines:
+            self._feed.clear()  # what nobody has taken by now would be heard out of all context
         if self._connection:
             self._connection.cancel()
         self._connection, self._epoch = None, self._epoch + 1

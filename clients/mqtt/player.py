@@ -15,6 +15,7 @@ RATE_HZ: Final = 24_000  # of replies
 CHUNK_BYTES: Final = RATE_HZ  # half a second
 MAX_AHEAD: Final = 2  # chunks that a site has and has not played
 GRACE_S: Final = 3.0  # after a chunk's length; then it counts as played, as some sites never tell
+STALL_S: Final = 15.0  # nothing more of a reply, as the server was lost; then that was all of it
 MAX_WAITING_BYTES: Final = 2 * 60 * RATE_HZ  # a minute of one reply; what is more is not played
 
 
@@ -61,11 +62,13 @@ class Player:
                 pass
             self._changed.set()
 
-    def drop(self) -> None:
-        """Play no more of what has come; nobody is told that it was."""
+    def drop(self) -> list[str]:
+        """Play no more of what has come; returns the replies that this was of, and nobody else is told of them."""
+        dropped = list(self._replies)
         self._replies.clear()
         self._ahead.clear()
         self._changed.set()
+        return dropped
 
     async def run(self) -> None:
         """Play until cancelled."""
@@ -94,10 +97,13 @@ class Player:
         return False
 
     async def _wait(self) -> None:
-        """Until something changes, or a chunk must have been played by now."""
-        patience_s = self._ahead[0][1] + self._grace_s if self._ahead else None
+        """Until something changes, a chunk must have been played by now, or nothing more of a reply comes."""
+        patience_s = self._ahead[0][1] + self._grace_s if self._ahead else STALL_S if self._replies else None
         try:
             async with asyncio.timeout(patience_s):
                 await self._changed.wait()
         except TimeoutError:
-            self._ahead.popleft()
+            if self._ahead:
+                self._ahead.popleft()
+            else:
+                next(iter(self._replies.values())).ended = True

@@ -182,8 +182,11 @@ class Site:
         session = self._session
         match command.kind:
             case "detected":  # whoever calls is heard at once, whatever goes on
+                waiting, self._queue = self._queue, deque()  # those wait for this one, too
                 await self._end("abortedByUser")
-                self._player.drop()
+                self._queue = waiting
+                for reply_id in self._player.drop():
+                    await self._go_on(reply_id)
                 await self._start(command)
             case "startSession" if session is None:
                 await self._start(command)
@@ -253,7 +256,9 @@ class Site:
     async def _take(self, channel: str, values: Values) -> None:
         """What the conversation tells: that a turn is over, what was said, and what the answer is."""
         session = self._session
-        if (
+        if channel == "state" and values["state"] in ("idle", "unavailable"):
+            self._captures.clear()  # the conversation is over, and writes nothing down any more
+        elif (
             channel == "state"
             and values["state"] == "thinking"
             and session
@@ -282,18 +287,16 @@ class Site:
 
     async def _reply(self, values: Values) -> None:
         session, reply_id = self._session, values["id"]
+        self._player.end(reply_id)  # whatever became of it: what is said next waits for that
         if reply_id in self._sayings:
             if values["status"] == "failed":
                 await self._go_on_without(reply_id, values["error"] or "it cannot be said")
-            else:
-                self._player.end(reply_id)
         elif session and session.dialogue and session.state == "thinking":
             if values["status"] != "completed":
                 await self._end("error", values["error"] or values["status"])
                 return
             await self._enter("playing", self._limits.think_s)
             self._sayings[reply_id] = _Saying("listen" if values["text"].rstrip().endswith("?") else "end")
-            self._player.end(reply_id)
 
     async def _go_on_without(self, line_id: str, why: str) -> None:
         await self._fail("tts", why)

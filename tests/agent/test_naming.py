@@ -35,6 +35,23 @@ def test_names_become_numbers_whole_and_in_any_case() -> None:
     assert with_numbers("Anna", {}) == "Anna"
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "read"),
+    [
+        ("Irma", "ask ırma", "ask ırma"),  # letters that `re` takes for one, and that are none
+        ("İlker", "ask ilker", "ask ilker"),
+        ("İlker", "ask İLKER", "ask speaker 1"),
+        ("Ωάσος", "ask ωάσοσ", "ask speaker 1"),
+        ("Jos\u00e9", "ask jose\u0301", "ask speaker 1"),
+        ("Jose\u0301", "ask JOS\u00c9", "ask speaker 1"),
+        ("שרה", "ask שרה", "ask speaker 1"),
+        ("🦊", "ask 🦊", "ask speaker 1"),
+    ],
+)
+def test_names_of_any_script_become_numbers(name: str, written: str, read: str) -> None:
+    assert with_numbers(written, {1: name}) == read
+
+
 async def pieces(text: str, sizes: list[int]) -> AsyncGenerator[str, None]:
     start = 0
     for size in [*sizes, len(text)]:

@@ -49,6 +49,17 @@ def test_the_number_of_voices_is_bounded() -> None:
     assert numbers == set(range(1, MAX_VOICES + 1))
 
 
+def test_an_enrolled_person_is_known_after_any_number_of_strangers() -> None:
+    voices = np.eye(3 * MAX_VOICES, dtype=np.float32)
+    speakers = Speakers(scale(0.6), [Person("Anna", np.stack([voices[-1]] * 3), "w", id="a")])
+    for stranger in voices[: 2 * MAX_VOICES]:
+        speakers.assign(stranger, 1.0)
+    assert speakers.enrolled_name(voices[-1]) == "Anna"
+    told = [speakers.assign(voices[place], 1.0) for place in (-1, -2, -1)]
+    assert [(guess.label, guess.person_id) for guess in told] == [("Anna", "a"), ("speaker 1", None), ("Anna", "a")]
+    assert len(speakers.voices) == MAX_VOICES + 1
+
+
 def test_a_silent_vector_breaks_nothing() -> None:
     speakers = Speakers(scale(0.5))
     for _ in range(2):

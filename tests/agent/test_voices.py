@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from cryptography.fernet import Fernet
 
 from agent.config import AgentConfig, SpeakersConfig, load_voices_key
 from agent.errors import ConfigError, EnrolmentError, RegistryError
+from agent.functions.permissions import Permissions
 from agent.voices.people import People, Sample, is_voice
 from agent.voices.setup import build_detector, build_people, build_scale
 from agent.voices.store import VoiceStore
@@ -115,6 +119,23 @@ def test_names_that_are_not_there_are_refused_with_those_that_are(tmp_path: Path
         people.rename("Anna", "ben")
 
 
+def test_a_name_is_the_same_however_its_accents_are_written(tmp_path: Path) -> None:
+    people, composed, decomposed = open_people(tmp_path), "Jos\u00e9", "jose\u0301"
+    people.enrol(composed, samples(0))
+    assert people.verify(decomposed, near(0, 5)).accepted
+    with pytest.raises(EnrolmentError, match="already"):
+        people.enrol(decomposed, samples(0))
+    assert Permissions({"open_door": (decomposed,)}).refusal("open_door", composed) is None
+    assert people.forget(decomposed).name == composed
+
+
+def test_what_voices_are_compared_with_is_not_made_anew_each_time(tmp_path: Path) -> None:
+    people = open_people(tmp_path)
+    person = people.enrol("Anna", samples(0))
+    np.testing.assert_allclose(person.mean, person.vectors.mean(axis=0), atol=1e-6)
+    assert person.mean is person.mean
+
+
 def test_vectors_of_another_model_are_never_compared(tmp_path: Path) -> None:
     open_people(tmp_path).enrol("Anna", samples(0))
     other = open_people(tmp_path, scale=VoiceScale("other weights", 0.6, slope=8.0))
@@ -187,6 +208,40 @@ def test_two_writers_at_a_time_lose_nobody(tmp_path: Path) -> None:
     other.enrol("Ben", samples(1))
     one.refresh()
     assert [person.name for person in one.known] == ["Anna", "Ben"] == [p.name for p in other.known]
+
+
+def at_once(*calls: Callable[[], object]) -> list[object]:
+    """What came of them: a result, or why there is none."""
+
+    def safely(call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except EnrolmentError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(safely, calls))
+
+
+def test_of_those_who_enrol_one_name_at_a_time_one_succeeds(tmp_path: Path) -> None:
+    stores = [open_people(tmp_path) for _ in range(8)]
+    told = at_once(*[partial(people.enrol, "Anna", samples(0)) for people in stores])
+    assert (
+        sorted(one for one in told if isinstance(one, str))
+        == ["there is a 'Anna' already; forget or rename the one before"] * 7
+    )
+    assert len(open_people(tmp_path).known) == 1
+
+
+def test_who_is_forgotten_while_somebody_renames_stays_forgotten(tmp_path: Path) -> None:
+    one, other = open_people(tmp_path), open_people(tmp_path)
+    for number in range(10):
+        one.enrol("Anna", samples(0))
+        _, forgotten = at_once(lambda: one.rename("Anna", "Hanna"), lambda: other.forget("Anna"))
+        left = [person.name for person in VoiceStore(tmp_path / "voices.db").people()]
+        assert left == (["Hanna"] if isinstance(forgotten, str) else []), f"round {number}"
+        if left:
+            one.forget("Hanna")
 
 
 def test_the_shipped_model_brings_its_own_scale() -> None:

@@ -19,7 +19,9 @@ SOUND = b"\1\0" * 28_800  # of every spoken reply: 1.2 s at 24 kHz
 LATENCY = {"vad_wait_ms": 100.0, "first_token_ms": 20.0, "total_ms": 50.0}
 
 
-def spoken_turn(number: int, transcript: str, reply: str, spoken: bool = False) -> list[Event]:
+def spoken_turn(
+    number: int, transcript: str, reply: str, spoken: bool = False, status: str = "completed"
+) -> list[Event]:
     """What a server sends from the end of an utterance on; here the transcript comes after the reply."""
     item, response = f"item_{number}", f"resp_{number}"
     transcription = "conversation.item.input_audio_transcription"
@@ -28,7 +30,7 @@ def spoken_turn(number: int, transcript: str, reply: str, spoken: bool = False) 
         {"type": "input_audio_buffer.committed", "item_id": item},
         speaker_told(item, 1, 0.9),
         {"type": f"{transcription}.delta", "item_id": item, "delta": transcript[:3]},
-        *answer(response, reply, spoken=spoken),
+        *answer(response, reply, status, spoken=spoken),
         {
             "type": f"{transcription}.completed",
             "item_id": item,
@@ -64,12 +66,15 @@ class ScriptedServer:
     """Answers the next spoken turn with the next of `spoken`, and every typed text with its echo."""
 
     spoken: list[tuple[str, str]] = field(default_factory=list)
+    status: str = "completed"  # of the answers to what is spoken
     refuse: bool = False  # the session
     mute: bool = False  # leaves what is typed without an answer
+    hears_nothing: bool = False  # in what is spoken: it is committed, and nothing follows
     voice: bool = False  # can speak, and says given texts
     call: Event | None = None  # what the next reply to a typed text calls
     session_updates: list[Event] = field(default_factory=list)
     leave_after: str = ""  # an event of this type, close the connection
+    stop_after: str = ""  # such, say nothing more until something is asked
     url: str = ""
     session: dict[str, Any] = field(default_factory=dict)
     samples: int = 0
@@ -111,6 +116,8 @@ class ScriptedServer:
                 await socket.send(json.dumps(reply))
                 if reply["type"] == self.leave_after:
                     return
+                if reply["type"] == self.stop_after:
+                    break
 
     @property
     def speaks(self) -> bool:
@@ -131,7 +138,9 @@ class ScriptedServer:
             if self._quiet >= QUIET_SAMPLES:
                 self._quiet = None
                 self.turns += 1
-                return spoken_turn(self.turns, *self.spoken.pop(0), self.speaks)
+                if self.hears_nothing:
+                    return [{"type": "input_audio_buffer.committed", "item_id": f"item_{self.turns}"}]
+                return spoken_turn(self.turns, *self.spoken.pop(0), self.speaks, self.status)
         return []
 
     @asynccontextmanager

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import io
+from collections.abc import AsyncIterator
 
+import pytest
 from rich.console import Console, RenderableType
 
-from clients.display import summary, turn_lines
+from clients.display import follow, summary, turn_lines
+from clients.realtime import ClientError, Event
 from clients.turns import Latency, Turn
+from tests.clients.scripted_server import spoken_turn
 
 
 def printed(renderable: RenderableType, width: int = 100) -> str:
@@ -32,6 +37,31 @@ def test_long_replies_wrap_beside_their_label() -> None:
     lines = printed(turn_lines(turn), width=60).splitlines()
     assert len(lines) > 2
     assert all(line.startswith(" " * 14 + "word") for line in lines[2:])
+
+
+async def test_what_is_shown_already_is_not_gone_through_at_every_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+
+    class Watched(Turn):
+        __hash__ = Turn.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return self is other
+
+    async def events() -> AsyncIterator[Event]:
+        for number in range(40):
+            for event in spoken_turn(number, "computer", "yes"):
+                yield event
+
+    monkeypatch.setattr("clients.turns.Turn", Watched)
+    output = io.StringIO()
+    with pytest.raises(ClientError, match="the server ended"):
+        async with follow(events(), Console(file=output, width=80)):
+            await asyncio.Event().wait()
+    assert output.getvalue().count("computer") == 40
+    assert compared == 0
 
 
 def test_summary_counts_only_what_was_measured() -> None:

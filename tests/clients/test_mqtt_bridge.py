@@ -159,6 +159,41 @@ async def test_a_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
     assert reply["error"] == "no answer in 3 attempts: no answer within 0.1 s"
 
 
+async def test_a_line_does_not_wait_for_ever_for_the_answer_to_a_cough() -> None:
+    """A turn without words has none where nothing of the reply that it broke off is left."""
+    server = ScriptedServer(hears_nothing=True)
+    async with server.running(), bridge_running(server.url, patience_s=0.1) as (bridge, log):
+        bridge.hear(AudioChunk(0, speech(200) + silence(200)))
+        assert (await log.until("state", 4))["state"] == "thinking"
+        bridge.say(Line("typed", "hello"))
+        reply = await log.until("reply")
+    assert (reply["id"], reply["text"], log.of("error")) == ("typed", "you wrote hello", [])
+
+
+async def test_a_line_does_not_wait_for_ever_for_the_end_of_an_answer() -> None:
+    server = ScriptedServer(spoken=[("hello", "hi")], stop_after="response.created")
+    async with server.running(), bridge_running(server.url, patience_s=0.1) as (bridge, log):
+        bridge.hear(AudioChunk(0, speech(200) + silence(200)))
+        await log.until("speaker")
+        server.stop_after = ""
+        bridge.say(Line("typed", "hello"))
+        reply = await log.until("reply")
+    assert (reply["id"], reply["text"]) == ("typed", "you wrote hello")
+
+
+async def test_what_nobody_heard_for_long_is_never_heard() -> None:
+    """Whoever ordered a coffee while the server was away does not want it in the night."""
+    server = ScriptedServer(refuse=True)
+    async with server.running(), bridge_running(server.url, idle_s=0.2) as (bridge, log):
+        bridge.hear(AudioChunk(0, speech(200) + silence(200)))
+        await log.until("state", 3)
+        server.refuse = False
+        bridge.say(Line("typed", "hello"))
+        await log.until("reply")
+    assert [state["state"] for state in log.of("state")][:3] == ["idle", "unavailable", "idle"]
+    assert server.samples == 0
+
+
 async def test_a_device_hears_that_there_is_no_server() -> None:
     async with bridge_running("ws://127.0.0.1:9/v1/realtime") as (bridge, log):
         bridge.say(Line("typed", "hello"))
@@ -166,6 +201,17 @@ async def test_a_device_hears_that_there_is_no_server() -> None:
         assert (await log.until("state", 2))["state"] == "unavailable"
     assert (error["code"], log.of("reply")) == ("server_unreachable", [])
     assert "no server at ws://127.0.0.1:9" in error["message"]
+
+
+async def test_a_device_that_counts_anew_is_heard_again() -> None:
+    """A button pressed twice, or a device that was restarted: within two seconds it looks like what came before."""
+    server = ScriptedServer(spoken=[("one", "first"), ("two", "second")])
+    async with server.running(), bridge_running(server.url) as (bridge, log):
+        for turn in (1, 2):
+            bridge.hear(AudioChunk(0, speech(400)))
+            bridge.hear(AudioChunk(6_400, b""))
+            await log.until("reply", turn)
+    assert [reply["text"] for reply in log.of("reply")] == ["first", "second"]
 
 
 async def test_audio_that_nobody_takes_is_dropped_and_counted() -> None:

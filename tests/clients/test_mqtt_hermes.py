@@ -42,6 +42,7 @@ class Satellite:
         self.client, self.site = client, site
         self.told: list[tuple[str, Any]] = []
         self.played = b""
+        self.confirms = True  # what it has played
         self._changed = asyncio.Event()
 
     async def publish(self, topic: str, **values: Any) -> None:
@@ -60,7 +61,8 @@ class Satellite:
                 assert len(message.payload) <= 24_044
                 self.played += message.payload[44:]
                 self.told.append(("playBytes", len(message.payload)))
-                await self.publish(f"audioServer/{self.site}/playFinished", id=topic.rpartition("/")[2])
+                if self.confirms:
+                    await self.publish(f"audioServer/{self.site}/playFinished", id=topic.rpartition("/")[2])
             elif not topic.startswith("audioServer/"):
                 with suppress(ValueError):
                     self.told.append((topic, json.loads(message.payload)))
@@ -232,6 +234,74 @@ async def test_sessions_are_ended_and_interrupted(tmp_path: Path) -> None:
     assert reasons == ["abortedByUser", "nominal"]
     assert satellite.played == 2 * SOUND
     assert len(satellite.of("asr/stopListening")) == 2
+
+
+@broker
+async def test_a_reply_that_is_broken_off_does_not_silence_the_site(tmp_path: Path) -> None:
+    """The model reached the limit of its tokens after something was spoken."""
+    server = ScriptedServer(spoken=[("a long story", "Once upon")], voice=True, status="incomplete")
+    async with kitchen(tmp_path, server) as satellite:
+        await satellite.publish("dialogueManager/startSession", siteId="kitchen", init={"type": "action"})
+        await satellite.until("asr/startListening")
+        await satellite.stream(LOUD, QUIET, QUIET)
+        ended = await satellite.until("dialogueManager/sessionEnded")
+        await satellite.publish("tts/say", siteId="kitchen", text="good night", id="say-1")
+        await satellite.until("tts/sayFinished")
+    assert ended["termination"]["reason"] == "error"
+    assert satellite.played == 2 * SOUND
+
+
+@broker
+async def test_a_reply_that_is_lost_with_the_server_neither_silences_the_site_nor_mixes_up_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clients.mqtt.player.STALL_S", 0.2)
+    server = ScriptedServer(spoken=[("a", "Once"), ("b", "Coming.")], voice=True)
+    server.leave_after = "response.output_audio.delta"
+    async with kitchen(tmp_path, server) as satellite:
+        for turn in (1, 2):
+            await satellite.publish("dialogueManager/startSession", siteId="kitchen", init={"type": "action"})
+            session = await satellite.until("dialogueManager/sessionStarted", turn)
+            await satellite.until("asr/startListening", turn)
+            await satellite.stream(LOUD, QUIET, QUIET)
+            if turn == 1:
+                await satellite.until("playBytes", 2)
+                await satellite.publish("dialogueManager/endSession", sessionId=session["sessionId"])
+            await satellite.until("dialogueManager/sessionEnded", turn)
+            server.leave_after = ""
+        captured = await satellite.until("asr/textCaptured")
+    assert satellite.played == 2 * SOUND
+    assert (captured["text"], captured["sessionId"]) == ("b", session["sessionId"])
+
+
+@broker
+async def test_who_wanted_something_said_is_told_when_the_wake_word_breaks_it_off(tmp_path: Path) -> None:
+    async with kitchen(tmp_path, ScriptedServer(voice=True)) as satellite:
+        satellite.confirms = False
+        await satellite.publish("tts/say", siteId="kitchen", text="good night", id="say-1")
+        await satellite.until("playBytes", 2)
+        await satellite.publish("hotword/computer/detected", siteId="kitchen")
+        await satellite.until("asr/startListening")
+        finished = await satellite.until("tts/sayFinished")
+    assert finished["id"] == "say-1" and len(satellite.of("playBytes")) == 2
+
+
+@broker
+async def test_a_session_that_waits_goes_on_waiting_when_the_wake_word_is_said(tmp_path: Path) -> None:
+    action = {"type": "action"}
+    async with kitchen(tmp_path, ScriptedServer(voice=True)) as satellite:
+        for name in ("a", "b"):
+            await satellite.publish("dialogueManager/startSession", siteId="kitchen", init=action, customData=name)
+        await satellite.until("dialogueManager/sessionQueued")
+        await satellite.publish("hotword/computer/detected", siteId="kitchen")
+        for number in (2, 3):
+            session = await satellite.until("dialogueManager/sessionStarted", number)
+            await satellite.publish("dialogueManager/endSession", sessionId=session["sessionId"])
+            await satellite.until("dialogueManager/sessionEnded", number)
+    started, ended = (
+        [told["customData"] for told in satellite.of(f"dialogueManager/session{kind}")] for kind in ("Started", "Ended")
+    )
+    assert started == ended == ["a", None, "b"]
 
 
 @broker

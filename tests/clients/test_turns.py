@@ -110,6 +110,14 @@ def test_what_the_assistant_says_by_itself_is_shown_alone() -> None:
     ]
 
 
+def test_one_response_answers_all_that_was_spoken_before_it() -> None:
+    """Several turns into one reply, of which nobody knows at once whether they were words."""
+    committed, heard = ([spoken_turn(number, "", "yes")[place] for number in (1, 2)] for place in (1, -1))
+    log = log_of([*committed, *heard, *answer("resp_1", "yes")])
+    assert log.settled
+    assert [turn.reply for turn in log.turns] == ["", "yes"]
+
+
 def test_calls_that_the_server_has_answered_are_shown_with_what_came_of_them() -> None:
     created, *rest = answer("resp_1", "Sorry.")
     told = {"type": "wavllm.function", "response_id": "resp_1", "name": "brew"}

@@ -66,6 +66,17 @@ def test_somebody_who_was_speaking_to_a_server_that_is_gone_keeps_nobody_awake()
     assert server.hear("it is raining") == [{"type": "conversation.item.delete", "item_id": "item_2"}]
 
 
+def test_who_was_speaking_when_the_server_was_lost_keeps_nobody_awake() -> None:
+    server = Server()
+    server.hear("computer")
+    server.reply()
+    server.begin()  # and the server is gone
+    server.obey([server.attention.begin()])
+    assert server.answers_itself, "the window is still open"
+    server.wait(9)
+    assert not server.attention.awake and not server.answers_itself
+
+
 def test_what_is_not_meant_is_forgotten() -> None:
     server = Server()
     assert not server.answers_itself

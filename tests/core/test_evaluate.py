@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wavllm_core.errors import InputError
+from wavllm_core.evaluate.command import evaluate
 from wavllm_core.evaluate.metrics import (
     Estimate,
     Share,
@@ -37,6 +39,13 @@ from wavllm_core.train.corpus import Clip
 from wavllm_core.train.orders import Order
 
 MOCHA, LATTE = Order("mocha", milkAmount="soy milk"), Order("latte")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    pack = tmp_path / "pack.tar"
+    pack.write_bytes(b"never read")
+    with pytest.raises(InputError, match=r"pack\.tar: cannot be written"):
+        evaluate(pack, None, pack, None, 1, print)
 
 
 def test_figures_and_baselines_count_what_was_said() -> None:

@@ -13,6 +13,7 @@ from tests.core.tiny import tiny_model, write_tokenizer
 from wavllm_core.checkpoint import load
 from wavllm_core.errors import CheckpointError
 from wavllm_core.train.export import export
+from wavllm_core.train.loop import read_weights
 
 
 def write_trained(path: Path, shift: float) -> Path:
@@ -43,4 +44,11 @@ def test_checkpoints_that_do_not_fit_are_named(tmp_path: Path) -> None:
     torch.save({"model": {"x": torch.zeros(1)}}, tmp_path / "odd.pt")
     with pytest.raises(CheckpointError, match=r"odd\.pt: of another model than .*one\.pt"):
         export([one, tmp_path / "odd.pt"], config, tokenizer, tmp_path / "out")
+    (tmp_path / "cut.pt").write_bytes(one.read_bytes()[:1_000])
+    torch.save({"trained": {}, "optimizer": {}, "step": 1}, tmp_path / "tuned.pt")
+    for name, fault in (("cut", "damaged"), ("tuned", "no checkpoint of a training from scratch: model is missing")):
+        with pytest.raises(CheckpointError, match=rf"{name}\.pt: {fault}"):
+            export([tmp_path / f"{name}.pt"], config, tokenizer, tmp_path / "out")
+        with pytest.raises(CheckpointError, match=rf"{name}\.pt: {fault}"):
+            read_weights(tmp_path / f"{name}.pt")
     assert not (tmp_path / "out").exists()

@@ -101,6 +101,31 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, other["trained"][name], rtol=1e-5, atol=1e-6)
 
 
+def test_a_loss_that_is_no_number_costs_its_own_step_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FineTuner(recipe(tmp_path))
+    forward, batches = run.model.forward, run.batches(0)
+
+    def overflow(**batch: Any) -> Any:
+        out = forward(**batch)
+        out.loss = out.loss * float("inf")
+        return out
+
+    def learned() -> dict[str, torch.Tensor]:
+        return {name: p.detach().clone() for name, p in run.bare_model.named_parameters() if p.requires_grad}
+
+    for _ in range(2):  # the first learning rates are small
+        run.advance(batches)
+    before = learned()
+    with monkeypatch.context() as patched:
+        patched.setattr(run.model, "forward", overflow)
+        run.advance(batches)
+    torch.testing.assert_close(learned(), before, rtol=0, atol=0)
+    run.advance(batches)
+    after = learned()
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     base = recipe(tmp_path, steps=2)
     FineTuner(base).run()

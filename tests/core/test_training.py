@@ -128,6 +128,35 @@ def test_bad_rows_of_a_pack_are_named_and_the_others_go_on(tmp_path: Path, caplo
     assert "2 of 5 rows skipped" in warnings[2]
 
 
+def test_a_file_that_is_no_pack_is_named(tmp_path: Path) -> None:
+    whole = write_pack(tmp_path / "pack.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:10_000])
+    (tmp_path / "junk.tar").write_bytes(b"junk" * 1_000)
+    for name in ("absent", "cut", "junk"):
+        with pytest.raises(InputError, match=rf"{name}\.tar: cannot be read as a pack"):
+            list(read_pack(tmp_path / f"{name}.tar"))
+
+
+def test_a_corpus_that_was_not_finished_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the clips of one would be trained on with the samples of the other."""
+    sounds = [np.full(1_000, number, np.int16) for number in range(3)]
+    Corpus.write(tmp_path, [(Clip(str(number), "noise", "train"), pcm) for number, pcm in enumerate(sounds)])
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("wavllm_core.train.corpus.write_table", stop)
+        Corpus.write(tmp_path, [(Clip("other", "noise", "train"), sounds[2])])
+    with pytest.raises(InputError, match="no corpus there"):
+        Corpus(tmp_path)
+    (tmp_path / "clips.json").write_text('{"clips": [')
+    with pytest.raises(InputError, match="a damaged corpus"):
+        Corpus(tmp_path)
+    with pytest.raises(InputError, match="no clips"):
+        Corpus.write(tmp_path, [])
+
+
 def test_what_is_kept_out_of_training_is_named_by_source_or_person(tmp_path: Path) -> None:
     recorded = list(read_pack(write_pack(tmp_path / "pack.tar")))
     name = recorded[0][0].speaker

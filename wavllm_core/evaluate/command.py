@@ -35,10 +35,14 @@ def evaluate(
 ) -> str:
     """Write `dev.md` with its plots, `dev.json` and what was said clip by clip to `out`; returns the page.
 
-    Raises InputError for a pack that is not there, CheckpointError as `load` does.
+    Raises InputError for a pack that is not there and a folder that cannot be, CheckpointError as `load` does.
     """
     if not pack.is_file():
         raise InputError(f"{pack}: no such pack")
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # before the hours that it may take
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     torch.set_num_threads(threads)
     folder = checkpoint or NANO
     started = time.monotonic()
@@ -52,7 +56,6 @@ def evaluate(
         f"{folder.name} on {pack.name}, {minutes:.1f} minutes on {threads} threads",
         notes=[WORDS_COMPARED, "", *(f"![{title}]({path.name})" for title, path in plots.items())],
     )
-    out.mkdir(parents=True, exist_ok=True)
     (out / "dev.md").write_text(page)
     write_json(figures, out / "dev.json", gates=answers.gates)
     with (out / "answers.tsv").open("w") as file:

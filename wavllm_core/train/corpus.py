@@ -11,9 +11,11 @@ import json
 import logging
 import random
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ from wavllm_core.train.speakers import EMOTION, emotion_answer
 log = logging.getLogger(__name__)
 SAMPLE_RATE = 16_000
 FRAME_SAMPLES = 320  # of the loudness that tells speech from what surrounds it
+TABLE = "clips.json"
 LONG_NOISE_SAMPLES = 60 * SAMPLE_RATE
 Pcm = npt.NDArray[np.int16]
 
@@ -48,15 +51,20 @@ class Clip:
 
 
 def read_pack(path: Path, wanted: Callable[[Clip], bool] = lambda clip: True) -> Iterator[tuple[Clip, Pcm]]:
-    """Every readable clip of a pack that is wanted; rows that cannot be read are named, skipped and counted."""
+    """Every readable clip of a pack that is wanted; rows that cannot be read are named, skipped and counted.
+
+    Raises InputError for a file that is no pack, or breaks off.
+    """
     skipped = 0
-    with tarfile.open(path) as tar:
+    with _named(path), tarfile.open(path) as tar:
         files = {member.name: member for member in tar if member.isfile()}
         manifest = next((name for name in files if PurePosixPath(name).name == "manifest.csv"), None)
         if manifest is None:
             raise InputError(f"{path}: holds no manifest.csv")
         table = io.TextIOWrapper(_open(tar, files[manifest]), encoding="utf-8")
         rows = list(csv.DictReader(table))
+        if rows and "file" not in rows[0]:
+            raise InputError(f"{path}: {manifest} has no column file")
         for line, row in enumerate(rows, start=2):
             name = str(PurePosixPath(manifest).parent / row["file"])
             try:
@@ -72,6 +80,16 @@ def read_pack(path: Path, wanted: Callable[[Clip], bool] = lambda clip: True) ->
                 log.warning("%s line %d: %s: %s", manifest, line, row["file"], error)
         if skipped:
             log.warning("%s: %d of %d rows skipped", path, skipped, len(rows))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raises InputError, naming the pack, for what goes wrong with it as a whole."""
+    try:
+        yield
+    except (OSError, EOFError, tarfile.TarError, UnicodeDecodeError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as a pack: {why}") from error
 
 
 def _open(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedReader:
@@ -158,10 +176,12 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         try:
-            table = json.loads((folder / "clips.json").read_text())
+            table = json.loads((folder / TABLE).read_text())
             self.samples: Pcm = np.load(folder / "audio.npy", mmap_mode="r")
         except OSError as error:
             raise InputError(f"{folder}: no corpus there ({error.strerror}); run `wavllm prepare`") from error
+        except ValueError as error:
+            raise InputError(f"{folder}: a damaged corpus ({error}); run `wavllm prepare` again") from error
         self.clips = [
             Clip(**{**row, "order": Order(**row["order"]) if row["order"] else None}) for row in table["clips"]
         ]
@@ -197,7 +217,7 @@ class Corpus:
         A new phoneme would change the numbers that checkpoints know. Returns how many were added.
         """
         corpus = Corpus(folder)
-        table = json.loads((folder / "clips.json").read_text())
+        table = json.loads((folder / TABLE).read_text())
         texts = sorted({clip.text for clip, _ in clips if clip.text})
         spelled = dict(zip(texts, synthesis.phonemes(texts), strict=True))
         known = corpus.symbol_ids.keys()
@@ -213,15 +233,16 @@ class Corpus:
             table["offsets"].append(table["offsets"][-1] + len(pcm))
             parts.append(pcm)
             added += 1
-        with (folder / "audio.partial").open("wb") as file:
-            np.save(file, np.concatenate(parts))
-        (folder / "audio.partial").replace(folder / "audio.npy")
-        (folder / "clips.json").write_text(json.dumps(table))
+        _write_audio(folder, parts)
+        write_table(folder, table)
         return added
 
     @staticmethod
     def write(folder: Path, clips: Iterable[tuple[Clip, Pcm]]) -> None:
-        """Lay out clips for `Corpus` to read; phonemes of all transcripts are looked up once."""
+        """Lay out clips for `Corpus` to read; phonemes of all transcripts are looked up once.
+
+        Raises InputError when there are none.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         rows, parts, spans, offsets = [], [], [], [0]
         for clip, pcm in clips:
@@ -229,8 +250,24 @@ class Corpus:
             parts.append(pcm)
             spans.append(speech_span(pcm))
             offsets.append(offsets[-1] + len(pcm))
+        if not rows:
+            raise InputError(f"{folder}: there are no clips to make a corpus of")
         texts = sorted({row["text"] for row in rows if row["text"]})
         spelled = dict(zip(texts, synthesis.phonemes(texts), strict=True))
-        np.save(folder / "audio.npy", np.concatenate(parts))
-        table = {"clips": rows, "offsets": offsets, "spans": spans, "phonemes": spelled}
-        (folder / "clips.json").write_text(json.dumps(table))
+        (folder / TABLE).unlink(missing_ok=True)  # whoever is stopped now leaves no corpus, rather than two halves
+        _write_audio(folder, parts)
+        write_table(folder, {"clips": rows, "offsets": offsets, "spans": spans, "phonemes": spelled})
+
+
+def _write_audio(folder: Path, parts: Sequence[Pcm]) -> None:
+    """Whole or not at all; who has the file before open goes on with that."""
+    with (folder / "audio.partial").open("wb") as file:
+        np.save(file, np.concatenate(parts))
+    (folder / "audio.partial").replace(folder / "audio.npy")
+
+
+def write_table(folder: Path, table: Mapping[str, Any]) -> None:
+    """What is known about the clips, whole or not at all."""
+    partial = folder / "clips.partial"
+    partial.write_text(json.dumps(table))
+    partial.replace(folder / TABLE)

@@ -11,17 +11,17 @@ from torch import Tensor
 from wavllm_core.checkpoint import save, save_adapters
 from wavllm_core.config import RollingConfig
 from wavllm_core.errors import CheckpointError
+from wavllm_core.train.saved import read_saved
 
 
 def export(trained: Sequence[Path], model_config: Path, tokenizer: Path, out: Path) -> None:
     """Weights in bfloat16 beside config and tokenizer; of several checkpoints of one model their mean.
 
-    Raises CheckpointError for a file that is not there, and for checkpoints of different models.
+    Raises CheckpointError for a file that is not there or damaged, and for checkpoints of different models.
     """
-    for path in (*trained, tokenizer):
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file")
-    models = [torch.load(path, weights_only=True)["model"] for path in trained]
+    if not tokenizer.is_file():
+        raise CheckpointError(f"{tokenizer}: no such file")
+    models = [read_saved(path, "model")["model"] for path in trained]
     for path, model in zip(trained, models, strict=True):
         if _shapes(model) != _shapes(models[0]):
             raise CheckpointError(f"{path}: of another model than {trained[0]}")
@@ -32,11 +32,9 @@ def export(trained: Sequence[Path], model_config: Path, tokenizer: Path, out: Pa
 def export_adapters(trained: Path, base: Path, out: Path) -> None:
     """The adapters of a training checkpoint that began from `base`, and of which nothing else was trained.
 
-    Raises CheckpointError as `save_adapters` does, and for a file that is not there.
+    Raises CheckpointError as `save_adapters` does, and for a file that is not there or damaged.
     """
-    if not trained.is_file():
-        raise CheckpointError(f"{trained}: no such file")
-    save_adapters(out, base, torch.load(trained, weights_only=True)["model"])
+    save_adapters(out, base, read_saved(trained, "model")["model"])
 
 
 def _shapes(model: dict[str, Tensor]) -> dict[str, torch.Size]:

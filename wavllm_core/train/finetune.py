@@ -8,6 +8,7 @@ where it was, with the same batches. `loop.py` trains the rolling model from scr
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -232,7 +233,9 @@ class FineTuner:
                 out = self.model(**batch)
                 self.accelerator.backward(out.loss)
                 if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+                    norm = self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+                    if norm is not None and not math.isfinite(norm):
+                        self.optimizer.zero_grad()  # one such step would leave no number of what was learned
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             figures = {"lr": lr, "loss": out.loss.item(), "right": _right(out.logits, out.labels)}

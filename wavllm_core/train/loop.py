@@ -33,6 +33,7 @@ from wavllm_core.train.parallel import Group
 from wavllm_core.train.progress import Log, Tell, bar, learning_rate
 from wavllm_core.train.recipe import Recipe
 from wavllm_core.train.sampling import Steps, bucketed, prefetched
+from wavllm_core.train.saved import read_saved
 
 log = logging.getLogger(__name__)
 VALIDATION_CLIPS, VALIDATION_ROWS = 64, 16  # of each source, and of a batch
@@ -122,7 +123,7 @@ class Trainer:
         """Go on from the last checkpoint of this run, if there is one."""
         if not self.last.exists():
             return
-        saved = torch.load(self.last, weights_only=True)
+        saved = read_saved(self.last, "model", "heads", "optimizer")
         self.model.load_state_dict(saved["model"])
         self.heads.load_state_dict(saved["heads"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -315,11 +316,11 @@ def forget(encoder: nn.Module, rate: float) -> None:
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The model's and the heads' tensors of a training checkpoint; an exported folder has no heads.
 
-    Raises InputError for a path that is not there, CheckpointError as `load` does.
+    Raises InputError for a path that is not there, CheckpointError as `load` and `read_saved` do.
     """
     if path.is_dir():
         return load(path).tensors, {}
     if not path.is_file():
         raise InputError(f"init: {path}: no such checkpoint")
-    saved = torch.load(path, weights_only=True)
+    saved = read_saved(path, "model", "heads")
     return saved["model"], saved["heads"]

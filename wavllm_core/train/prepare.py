@@ -19,10 +19,11 @@ from wavllm_core.errors import InputError
 from wavllm_core.prompt import TRANSCRIBE
 from wavllm_core.speech import SpeechEncoder
 from wavllm_core.train import synthesis
-from wavllm_core.train.corpus import Clip, Corpus, Pcm, Synthetic, read_pack, synthetic_clips
+from wavllm_core.train.corpus import TABLE, Clip, Corpus, Pcm, Synthetic, read_pack, synthetic_clips, write_table
 from wavllm_core.train.dialogue import Scene, Writer
 from wavllm_core.train.manifest import manifest_clips
 from wavllm_core.train.orders import OPENINGS
+from wavllm_core.train.saved import read_saved
 from wavllm_core.train.splice import Phrase, Pieces, aligned, phrases_of
 from wavllm_core.train.tokenizer import train_tokenizer
 
@@ -82,7 +83,7 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
     model, head = listener(checkpoint, model_config)
     corpus = Corpus(folder)
     symbol_ids = corpus.symbol_ids
-    table = json.loads((folder / "clips.json").read_text())
+    table = json.loads((folder / TABLE).read_text())
     found = 0
     for index in corpus.where("train", "s2i"):
         order = corpus.clips[index].order
@@ -101,7 +102,7 @@ def transcribe_orders(folder: Path, checkpoint: Path, model_config: Path) -> int
         table["phonemes"][text] = spelled
         found += 1
         log.info("%s: %s", corpus.clips[index].file, text)
-    (folder / "clips.json").write_text(json.dumps(table))
+    write_table(folder, table)
     return found
 
 
@@ -143,8 +144,8 @@ Head = tuple[Tensor, Tensor]  # weight and bias of the classifier of phonemes
 
 
 def listener(checkpoint: Path, model_config: Path) -> tuple[SpeechEncoder, Head]:
-    """The encoders of a training checkpoint and its classifier of phonemes."""
-    saved = torch.load(checkpoint, weights_only=True)
+    """The encoders of a training checkpoint and its classifier of phonemes. Raises CheckpointError as `read_saved`."""
+    saved = read_saved(checkpoint, "model", "heads")
     model = SpeechEncoder(RollingConfig.from_json(model_config)).eval().requires_grad_(False)
     model.load_state_dict({name: saved["model"][name] for name in model.state_dict()})
     return model, (saved["heads"]["phonemes.weight"], saved["heads"]["phonemes.bias"])
