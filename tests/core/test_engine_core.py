@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from wavllm_core.engine.speculation import SpeculationLimits
 from wavllm_core.engine.talk import Kind, Piece, Talk
 from wavllm_core.engine.talks import MAX_PREFILL
 from wavllm_core.engine.utterances import Hearing
-from wavllm_core.errors import CoreError
+from wavllm_core.errors import CoreError, InputError
 
 PAST = [Exchange(text=f"order number {i}", reply="three times a mocha") for i in range(9)]
 
@@ -181,3 +182,46 @@ def test_a_question_is_read_where_its_answer_may_not_be_begun(bench: Bench) -> N
     bench.ask(talk, "reply", asked)  # more stands there now
     bench.run(1)
     assert bench.read == [[1]] and talk.answer.tokens == 1
+
+
+def test_instructions_of_all_conversations_are_worked_out_once(bench: Bench) -> None:
+    talks = [bench.talk() for _ in range(100)]
+    for _ in range(2):
+        bench.read.clear()
+        for number, talk in enumerate(talks):
+            bench.core.talks.prepare(talk, f"be kind to number {number}", [])
+    assert bench.read == []
+
+
+def test_an_instruction_that_is_too_long_is_tokenized_once_or_never(bench: Bench) -> None:
+    gates, prompts = bench.core.language.gates, bench.core.language.planner.prompts
+    read, tokenized, pieces = gates._read, [], []
+    gates._read = lambda instruction: tokenized.append("gate") or read(instruction)
+    prompts.build = lambda *_: tokenized.append("prompt")
+    talk = bench.talk()
+    for instruction, times in (("xyz " * 70, ["gate"]), ("xyz " * 1_000_000, [])):
+        tokenized.clear()
+        for _ in range(3):
+            bench.core.talks.prepare(talk, instruction, PAST)
+            bench.core.talks.ask(talk, "reply", instruction, [Exchange(text="one")], SHORT, pieces.append)
+        assert tokenized == times
+    assert len(pieces) == 6 and all("instructions: " in str(piece) for piece in pieces)
+
+
+def test_a_device_without_memory_for_an_instruction_fails_that_reply_only(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("out of memory")
+
+    talk, other = bench.talk(), bench.talk()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.core.language.llama, "new_store", fail)
+        bench.core.talks.prepare(talk, "be short", PAST)
+        bench.core.talks.speculate(talk, "be short", [Exchange(text="one")], SHORT)
+        pieces: list[Piece] = []
+        bench.core.talks.ask(talk, "reply", "be short", [Exchange(text="one")], SHORT, pieces.append)
+    assert [type(piece) for piece in pieces] == [InputError] and "out of memory" in str(pieces[0])
+    answers = [bench.ask(one, "reply", [Exchange(text="one")]) for one in (talk, other)]
+    bench.run(100)
+    assert answers[0] == answers[1] and answers[0][-1] is None
