@@ -175,16 +175,18 @@ class Ear:
         whole.push(pcm)
         return whole
 
-    def cut(self, said: OpenUtterance, places: Sequence[int]) -> list[OpenUtterance]:
-        """The same audio as several utterances, each beginning at one of `places`, in samples; it keeps its name."""
+    def cut(self, said: OpenUtterance, places: Sequence[int]) -> Iterator[OpenUtterance]:
+        """The same audio as several utterances, each beginning at one of `places`, in samples; it keeps its name.
+
+        Each is opened when it is asked for: encoders have room for few utterances, and one that waits would hold it.
+        """
         pcm, bounds = b"".join(said.pcm), [0, *places, said.samples]
-        pieces: list[OpenUtterance] = []
-        for start, end in pairwise(bounds):
-            item_id = said.item_id if not pieces else self._new_id("item")
+        for number, (start, end) in enumerate(pairwise(bounds)):
+            item_id = self._new_id("item") if number else said.item_id
             at = None if said.start_sample is None else said.start_sample + start
-            pieces.append(OpenUtterance(self._context.open_utterance(), item_id, start_sample=at))
-            pieces[-1].push(pcm[2 * start : 2 * end])
-        return pieces
+            piece = OpenUtterance(self._context.open_utterance(), item_id, start_sample=at)
+            piece.push(pcm[2 * start : 2 * end])
+            yield piece
 
     def clear(self) -> None:
         """Forget all audio so far."""

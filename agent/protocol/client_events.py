@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from agent.protocol.errors import ProtocolError
-from agent.protocol.fields import MAX_ID_CHARS, MAX_MESSAGE_BYTES, Fields
+from agent.protocol.fields import MAX_DEPTH, MAX_ID_CHARS, MAX_MESSAGE_BYTES, Fields, check_depth
 from agent.protocol.items import NewItem, read_item
 from agent.protocol.legacy import modern
 from agent.protocol.response_create import ResponseCreate, read_response_create
@@ -136,6 +136,8 @@ def parse_client_event(message: str | bytes, *, legacy: bool = False) -> ClientE
         raise ProtocolError("invalid_json", f"the message is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ProtocolError("invalid_json", "the message must be a JSON object")
+    if message.count("{") + message.count("[") > MAX_DEPTH:  # of audio there are many, and it is nested once
+        check_depth(values)
     fields = Fields(modern(values) if legacy else values)
     event_id = fields.optional_text("event_id")
     try:

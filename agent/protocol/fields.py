@@ -10,6 +10,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from agent.protocol.errors import ProtocolError
@@ -19,6 +20,7 @@ MAX_AUDIO_CHARS: Final = 15 * 2**20  # base64, of one field
 MAX_TEXT_CHARS: Final = 32_768  # instructions, or one typed message
 MAX_ID_CHARS: Final = 128
 MAX_SHOWN_CHARS: Final = 60  # of a value quoted in a complaint
+MAX_DEPTH: Final = 64  # of objects and lists in each other; far below what Python can write out again
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +140,14 @@ class Fields:
             shown = shown[:MAX_SHOWN_CHARS] + "…"
         message = f"{self.at(name)} must be {expected}, not {shown}"
         return ProtocolError("invalid_value", message, param=self.at(name))
+
+
+def check_depth(message: Mapping[str, Any]) -> None:
+    """Raises ProtocolError when objects and lists stand in each other more than MAX_DEPTH deep."""
+    level: list[Any] = [message]
+    for _ in range(MAX_DEPTH):
+        held = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for one in held if isinstance(one, dict | list)]
+        if not level:
+            return
+    raise ProtocolError("invalid_json", f"the message is nested more than {MAX_DEPTH} deep")

@@ -143,14 +143,16 @@ class Conversation:
                 earlier.heard = None
         self.items.insert(place, item)
         if len(self.items) > MAX_ITEMS:
-            for _ in range(DROPPED_ITEMS):
-                self._drop_oldest()
-            while len(self.items) > 1 and (self.items[0].role == "assistant" or self.items[0].tool):
-                self._drop_oldest()  # an answer to what has gone
+            self._make_room(item)
         return before
 
-    def _drop_oldest(self) -> None:
-        self.audio.forget(self.items.pop(0).id)
+    def _make_room(self, new: Item) -> None:
+        """Forget the oldest exchanges; what is `new` stays wherever it stands, and so does what system messages say."""
+        said = [item for item in self.items if item.role != "system"]
+        few = len(said) < MAX_ITEMS // 2
+        for item in self.items[:DROPPED_ITEMS] if few else said[: _beginning(said)]:
+            if item is not new:
+                self.remove(item.id)
 
     def remove(self, item_id: str) -> None:
         """Raises ProtocolError when there is no such item."""
@@ -191,6 +193,18 @@ class Conversation:
     def exchanges(self, waiting: bool = True) -> list[Exchange]:
         """What the model is given; see below."""
         return exchanges(self.items, waiting)
+
+
+def _beginning(said: Sequence[Item]) -> int:
+    """Where those begin that stay: at what a person said, as an answer to what has gone is none.
+
+    A call begins as well, where calls follow each other for so long that little would be left.
+    """
+    places = range(DROPPED_ITEMS, len(said))
+    person = next((at for at in places if said[at].role == "user" and not said[at].tool), len(said) - 1)
+    if person < 2 * DROPPED_ITEMS:
+        return person
+    return next((at for at in places[: person - DROPPED_ITEMS] if isinstance(said[at].tool, Calling)), person)
 
 
 def last_said(items: Sequence[Item]) -> Item | None:

@@ -16,7 +16,8 @@ class KeptAudio:
         self._bytes = 0
 
     def begin(self, item_id: str) -> None:
-        """An item that is going to have sound."""
+        """An item that is going to have sound, and has none yet."""
+        self.forget(item_id)
         self._pcm[item_id] = bytearray()
 
     def add(self, item_id: str, pcm: bytes) -> None:

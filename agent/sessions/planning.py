@@ -91,7 +91,7 @@ class Planning:
             self._options.speech if (asked.output or settings.output) == "audio" else None,
             chosen or tools,
             parallel,
-            self._count_input(items, told),
+            self._count_input(items, self._instructions((), own, tools)),
             self._given(asked, items),
             self._around.conversation.last_id or "root",
         )
@@ -115,8 +115,8 @@ class Planning:
         return replace(self._options.sampling, max_tokens=most if wanted == "inf" else min(wanted, most))
 
     def _count_input(self, items: Sequence[Item], told: str) -> tuple[int, int]:
-        """Tokens of text and of audio that a reply is made from, were nothing dropped."""
-        text = sum(item.tokens for item in items if item.role != "system")  # those are in the instructions
+        """Tokens of text and of audio that a reply is made from, were nothing dropped; `told` are no items."""
+        text = sum(item.tokens for item in items)  # counted once, as many together take seconds
         seconds = sum(item.seconds for item in items if item.heard)
         return self._around.engine.count_tokens(told) + text, round(AUDIO_TOKENS_PER_S * seconds)
 

@@ -5,6 +5,7 @@ Acts only when its session tells it to; `floor` decides what follows from speech
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -146,24 +147,23 @@ class Turns:
 
         words: False: there are none, so the model is not shown the item
         """
-        pieces = [said] if words is False else await self._split(said)
+        changes = [] if words is False else await self._who.find_changes(said.pcm)
         under_way = True
-        try:
-            for piece in pieces:
+        for number, piece in enumerate(self._pieces(said, changes)):
+            try:
                 item = Item(piece.item_id, "user", spoken=True, aside=words is False)
                 await self._around.send(events.audio_committed(item.id, self._around.conversation.last_id))
                 await self._items.add(item)
                 failure = await self._items.hear(piece, item)
-                if piece is pieces[-1] and self.settings.answers_by_itself:
+                if number == len(changes) and self.settings.answers_by_itself:
                     self._owed = replace(due, failure=failure or self._who.refusal_of(item))
                     if then == "answer":
                         await self._answer()
                 text = piece.read[1] if item.aside and piece.read else ""
                 under_way = await self._transcripts.begin(item, failure, text) and under_way
-        finally:
-            for piece in pieces:
+            finally:
                 piece.utterance.cancel()
-        if then == "wait" and not (under_way and pieces == [said]):  # several voices say something
+        if then == "wait" and (changes or not under_way):  # several voices say something
             await self._step(Known(said.item_id, words=True))
 
     async def _step(self, event: FloorEvent, turn: _Turn | None = None) -> None:
@@ -246,9 +246,8 @@ class Turns:
         turn = _Turn(said, to_ms(stopped.confirmed_sample), due)
         await self._step(Ended(said.item_id, self._ahead.has_words(said, stopped.voiced_samples)), turn)
 
-    async def _split(self, said: OpenUtterance) -> list[OpenUtterance]:
+    def _pieces(self, said: OpenUtterance, changes: Sequence[int]) -> Iterable[OpenUtterance]:
         """An utterance for each voice, where they are to be told apart within a turn."""
-        changes = await self._who.find_changes(said.pcm)
         if not changes:
             return [said]
         said.utterance.cancel()

@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as listen
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -90,6 +90,7 @@ class Frontdoor:
     async def open(self) -> Server:
         """Listen. Raises OSError when the address cannot be had."""
         guest = type("Guest", (Guest,), {"connections": set(), "most": self._limits.max_connections})
+        logging.getLogger("websockets.server").addFilter(_is_our_fault)
         return await listen(
             self._welcome,
             self._limits.host,
@@ -273,6 +274,14 @@ def _show(connection: ServerConnection, page: Page) -> Response:
 def _set_type(response: Response, content_type: str) -> None:
     del response.headers["Content-Type"]
     response.headers["Content-Type"] = content_type
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """False for handshakes that strangers spoil: probes that only connect, scans of ports, those above the limit.
+
+    Each would leave a traceback, whenever it comes.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], InvalidHandshake | ConnectionError))
 
 
 def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -16,13 +16,19 @@ export class Microphone {
     }
     const wanted = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
     const stream = await navigator.mediaDevices.getUserMedia({ audio: wanted });
-    await context.audioWorklet.addModule("web/microphone_worklet.js");
-    const options = { processorOptions: { rate: sentRate(context.sampleRate) }, numberOfOutputs: 0 };
-    const worklet = new AudioWorkletNode(context, "pcm", options);
-    worklet.port.onmessage = ({ data }) => take(data.pcm, data.level);
-    const source = context.createMediaStreamSource(stream);
-    source.connect(worklet);
-    return new Microphone(stream, source);
+    try {
+      if (context.state === "closed") throw new Error("the conversation was over before the microphone was there");
+      await context.audioWorklet.addModule("web/microphone_worklet.js");
+      const options = { processorOptions: { rate: sentRate(context.sampleRate) }, numberOfOutputs: 0 };
+      const worklet = new AudioWorkletNode(context, "pcm", options);
+      worklet.port.onmessage = ({ data }) => take(data.pcm, data.level);
+      const source = context.createMediaStreamSource(stream);
+      source.connect(worklet);
+      return new Microphone(stream, source);
+    } catch (error) {
+      for (const track of stream.getTracks()) track.stop(); // nobody else could
+      throw error;
+    }
   }
 
   constructor(stream, source) {

@@ -9,6 +9,7 @@ const TRANSCRIPTION = "conversation.item.input_audio_transcription.";
 
 let talk = null; // {conversation, context, playback, microphone}: there is a conversation
 let opening = null; // resolves when there is one
+let switching = null; // resolves when the microphone is on or off: a second click meanwhile opens no second one
 let turns = new Map(); // item id -> row of what a person said
 let replies = new Map(); // response id -> row of what the assistant said
 
@@ -56,6 +57,7 @@ async function startListening() {
     conversation.sendAudio(pcm);
     page.microphone.style.setProperty("--level", level.toFixed(2));
   });
+  if (talk?.context !== context) return microphone.close(); // it was over before the microphone was there
   microphone.onended = () => {
     stopListening();
     complain("The microphone is gone.");
@@ -212,7 +214,10 @@ async function attempt(action) {
   }
 }
 
-page.microphone.onclick = () => attempt(async () => (talk?.microphone ? stopListening() : startListening()));
+page.microphone.onclick = () => {
+  const toggle = async () => (talk?.microphone ? stopListening() : startListening());
+  switching ??= attempt(toggle).finally(() => (switching = null));
+};
 
 page.typing.onsubmit = (submitted) => {
   submitted.preventDefault();

@@ -48,10 +48,15 @@ class ScriptedUtterance:
         self.heard: Heard | None = None
 
     def push(self, waveform: npt.NDArray[np.float32]) -> None:
+        if not self.chunks:
+            self.engine.listened.append(self)
         self.chunks.append(waveform)
         self.heard = None
 
     async def hear(self) -> Heard:
+        while self not in self.engine.listened[: self.engine.seats]:
+            self.engine.left.clear()
+            await self.engine.left.wait()
         if self.engine.deaf:
             raise CoreError("the encoder is out of order")
         if self.heard:
@@ -65,6 +70,8 @@ class ScriptedUtterance:
 
     def cancel(self) -> None:
         self.engine.open.discard(self)
+        self.engine.listened = [other for other in self.engine.listened if other is not self]
+        self.engine.left.set()
 
 
 class ScriptedContext:
@@ -103,6 +110,9 @@ class ScriptedEngine:
         self.spreads: dict[str, Spread] = {}
         self.usage: PromptUsage | None = None  # that is told of every reply
         self.running = 0  # replies and transcripts under way
+        self.seats = 1_000  # utterances that are listened to at a time; the others wait in their order
+        self.listened: list[ScriptedUtterance] = []  # that have audio, oldest first
+        self.left = asyncio.Event()  # one of them has
         self.heard: list[npt.NDArray[np.float32]] = []
         self.asked: list[tuple[str, list[Exchange], Sampling]] = []
         self.replies: list[list[str]] = []  # that are said once each, before all others

@@ -255,3 +255,15 @@ async def test_a_turn_of_two_voices_becomes_two_items_where_that_is_wanted() -> 
         assert len(of(client.seen, "response.created")) == 1
         texts = [event["text"] for event in of(client.seen, f"{TRANSCRIPTION}.segment")]
         assert sorted(text.split(" for")[0] for text in texts) == ["voice 1", "voice 2"]
+
+
+async def test_a_turn_is_split_into_more_utterances_than_are_listened_to_at_a_time() -> None:
+    engine = ScriptedEngine()
+    engine.seats = 2  # for the turn itself, and one more
+    async with running(engine) as port, talking(port) as client:
+        await client.configure(wavllm={"speakers": {"split_turns": True}})
+        await client.append(silence(400) + speech(3_000, 1) + speech(3_000, 2) + speech(3_000, 3) + silence(600))
+        while client.kinds().count(f"{TRANSCRIPTION}.completed") < 3:
+            await client.receive()
+        told = [event for event in of(client.seen, "wavllm.speaker") if not event["provisional"]]
+        assert [event["number"] for event in told] == [1, 2, 3]

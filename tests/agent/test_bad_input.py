@@ -39,6 +39,17 @@ BAD = [
     ('{"type": NaN}', "invalid_json", None, "NaN"),
     ("[" * 100_000, "invalid_json", None, "not JSON"),
     ('{"type": ' + "9" * 5_000 + "}", "invalid_json", None, "not JSON"),
+    *(('{"type": ' + "[" * depth + "]" * depth + "}", "invalid_json", None, "64 deep") for depth in (64, 500)),
+    *(  # Python reads some that it cannot write out again, which ones depends on the stack
+        (
+            '{"type":"response.create","response":{"metadata":' + "[" * depth + "]" * depth + "}}",
+            "invalid_json",
+            None,
+            "",
+        )
+        for depth in range(950, 1_000)
+    ),
+    ('{"type": ' + "[" * 63 + "]" * 63 + "}", "invalid_value", "type", "a string"),
     (b"\x00\x01\x02", "invalid_audio", "audio", "3 bytes"),
     (said(), "missing_required_parameter", "type", "type is missing"),
     (said(type=7), "invalid_value", "type", "a string, not 7"),

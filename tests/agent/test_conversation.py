@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.protocol.errors import ProtocolError
-from agent.sessions.conversation import MAX_ITEMS, Conversation, Item
+from agent.sessions.conversation import MAX_ITEMS, Called, Calling, Conversation, Item
+from agent.sessions.tool_calls import Call
 from wavllm_core.engine.api import Exchange, Heard
 
 
@@ -78,3 +79,46 @@ def test_a_long_conversation_keeps_its_beginning_for_many_turns() -> None:
         beginnings.append(conversation.items[0].id)
     assert len(set(beginnings)) < len(beginnings) / 16  # so eight exchanges at least have one beginning
     assert len(conversation.items) >= MAX_ITEMS / 2
+
+
+def test_a_long_chain_of_calls_does_not_take_all_history_with_it() -> None:
+    conversation = talk(("user", "watch the oven"))
+    for number in range(2 * MAX_ITEMS):
+        conversation.add(Item(f"call {number}", "assistant", "call", tool=Calling(str(number), Call("look", "{}"))))
+        conversation.add(Item(f"output {number}", "user", "hot", tool=Called(str(number), "hot")))
+        assert len(conversation.items) >= min(MAX_ITEMS / 2, 2 * number)
+        first = conversation.items[0]
+        assert isinstance(first.tool, Calling) or first.text == "watch the oven"  # no output whose call has gone
+
+
+def test_an_exchange_with_calls_goes_whole() -> None:
+    conversation, kept = Conversation(), []
+    for number in range(MAX_ITEMS):
+        conversation.add(Item(f"question {number}", "user", "hot?"))
+        for name in (f"{number} a", f"{number} b"):
+            conversation.add(Item(f"call {name}", "assistant", "call", tool=Calling(name, Call("look", "{}"))))
+            conversation.add(Item(f"output {name}", "user", "hot", tool=Called(name, "hot")))
+        conversation.add(Item(f"answer {number}", "assistant", "hot"))
+        kept.append(conversation.items[0].text)
+    assert set(kept) == {"hot?"}
+
+
+def test_system_messages_outlast_the_exchanges() -> None:
+    conversation = talk(("system", "be kind"), *[("user", "one"), ("assistant", "1")] * (2 * MAX_ITEMS))
+    assert conversation.instructions("") == "be kind"
+    assert MAX_ITEMS / 2 <= len(conversation.items) <= MAX_ITEMS
+
+
+def test_system_messages_alone_are_bounded_too() -> None:
+    conversation = talk(*[("system", "be kind")] * (2 * MAX_ITEMS), ("user", "one"))
+    assert MAX_ITEMS / 2 <= len(conversation.items) <= MAX_ITEMS
+    assert conversation.items[-1].text == "one"
+
+
+def test_what_is_put_first_stays_where_the_oldest_go() -> None:
+    conversation = talk(*[("user", "one"), ("assistant", "1")] * (MAX_ITEMS // 2))
+    for item in (Item("summary", "system", "they count"), Item("x", "user", "zero")):
+        while len(conversation.items) < MAX_ITEMS:
+            conversation.add(Item(f"{item.id} {len(conversation.items)}", "user", "two"))
+        conversation.add(item, "root")
+        assert conversation.items[0] is item and len(conversation.items) < MAX_ITEMS

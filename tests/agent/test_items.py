@@ -153,3 +153,28 @@ def test_the_oldest_sound_goes_when_there_is_too_much() -> None:
     kept.add("d", b"dd")
     assert [kept.get(name) for name in "bcd"] == [None, None, None]
     kept.forget("d")
+
+
+def test_an_item_that_begins_anew_is_counted_once() -> None:
+    kept = KeptAudio(max_bytes=10)
+    for _ in range(9):
+        kept.begin("a")
+        kept.add("a", bytes(8))
+    assert kept.get("a") == bytes(8)
+
+
+async def test_what_was_counted_is_not_counted_again_for_every_reply() -> None:
+    class Counting(ScriptedEngine):
+        longest = 0
+
+        def count_tokens(self, text: str) -> int:
+            self.longest = max(self.longest, len(text))
+            return super().count_tokens(text)
+
+    engine = Counting()
+    async with running(engine) as port, talking(port) as client:
+        for _ in range(9):
+            await create(client, message("be kind", "system"))
+        await client.send("response.create")
+        done = await client.until("response.done")
+        assert done["response"]["usage"]["input_tokens"] == 18 and engine.longest < 30

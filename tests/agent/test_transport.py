@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -181,6 +181,28 @@ async def test_slow_handshakes_are_hung_up_on_and_are_few() -> None:
         async with talking(port) as client:
             await client.append(turn())
             await client.until("response.done")
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /heal", b"\x16\x03\x01\r\n\r\n", b"HEAD /healthz HTTP/1.1\r\n\r\n"])
+async def test_probes_and_scans_of_ports_leave_no_traceback(said: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(ScriptedEngine()) as port:
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            writer.write_eof()
+            await end_of(reader)
+            writer.close()
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_a_fault_of_our_own_in_a_handshake_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(ScriptedEngine):
+        async def load_figures(self) -> NoReturn:
+            raise ZeroDivisionError
+
+    async with running(Faulty()) as port:
+        assert (await get(port, "/healthz"))[0] == 500
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def end_of(reader: asyncio.StreamReader) -> bytes:

@@ -103,3 +103,37 @@ async def test_a_browser_is_told_why_there_is_no_conversation() -> None:
         await type_in(browser, "hello")
         await browser.until("document.querySelectorAll('#turns .assistant .note').length == 1")
         assert await browser.run("problem.hidden")
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.timeout(90)
+async def test_no_microphone_stays_open_that_nobody_can_close() -> None:
+    async with (
+        running(ScriptedEngine()) as port,
+        browsing("chromium", f"http://127.0.0.1:{port}/") as browser,
+    ):
+        await browser.run("""(() => {
+            const media = navigator.mediaDevices, lend = media.getUserMedia.bind(media);
+            window.lent = [], window.allowed = Promise.resolve();
+            media.getUserMedia = async (wanted) => {
+                window.asked = true;
+                await allowed;
+                lent.push(await lend(wanted));
+                return lent.at(-1);
+            };
+        })()""")
+        await browser.run("microphone.click(), microphone.click()")
+        await browser.until("state.innerText == 'listening'")
+        await browser.run("microphone.click()")
+        await browser.until("state.innerText == 'connected'")
+        await browser.run("window.asked = false, window.allowed = new Promise((allow) => (window.allow = allow)), 0")
+        await browser.run("microphone.click()")
+        await browser.until("asked")
+        await browser.run("aloud.click()")  # ends the conversation while the browser asks the person
+        await browser.until("state.innerText == 'not connected'")
+        await browser.run("allow()")
+        await browser.until("lent.length == 2")
+        await browser.until("lent.every((one) => one.getTracks().every((track) => track.readyState == 'ended'))")
+        await type_in(browser, "hello")  # the next conversation has nothing of it
+        await browser.until("document.querySelectorAll('#turns .assistant .note').length == 1")
+        assert (await browser.run("lent.length"), browser.complaints) == (2, [])

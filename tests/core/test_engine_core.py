@@ -219,3 +219,27 @@ def test_a_question_is_read_where_its_answer_may_not_be_begun(bench: Bench) -> N
     bench.ask(talk, "reply", asked)  # more stands there now
     bench.run(1)
     assert bench.read == [[1]] and talk.answer.tokens == 1
+
+
+def test_instructions_of_all_conversations_are_worked_out_once(bench: Bench) -> None:
+    talks = [bench.talk() for _ in range(100)]
+    for _ in range(2):
+        bench.read.clear()
+        for number, talk in enumerate(talks):
+            bench.core.talks.prepare(talk, f"be kind to number {number}", [])
+    assert bench.read == []
+
+
+def test_an_instruction_that_is_too_long_is_tokenized_once_or_never(bench: Bench) -> None:
+    gates, prompts = bench.core.language.gates, bench.core.language.planner.prompts
+    read, tokenized, pieces = gates._read, [], []
+    gates._read = lambda instruction: tokenized.append("gate") or read(instruction)
+    prompts.build = lambda *_: tokenized.append("prompt")
+    talk = bench.talk()
+    for instruction, times in (("xyz " * 70, ["gate"]), ("xyz " * 1_000_000, [])):
+        tokenized.clear()
+        for _ in range(3):
+            bench.core.talks.prepare(talk, instruction, PAST)
+            bench.core.talks.ask(talk, "reply", instruction, [Exchange(text="one")], SHORT, pieces.append)
+        assert tokenized == times
+    assert len(pieces) == 6 and all("instructions: " in str(piece) for piece in pieces)

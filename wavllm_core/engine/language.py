@@ -15,7 +15,8 @@ from wavllm_core.engine.planner import Planner
 from wavllm_core.engine.sampling import Chooser, Spelling, choose
 from wavllm_core.errors import CoreError, InputError
 
-MAX_GATES = 64  # instructions that are remembered; sessions bring few
+MAX_GATES = 1024  # instructions that are remembered, those of all conversations; 32 kB each for a model of 7B
+MAX_TOKEN_CHARS = 16  # of an instruction on average; one that has more characters is not even tokenized
 
 
 class Gates:
@@ -26,22 +27,33 @@ class Gates:
     ) -> None:
         """`gate` makes it of the base model's states, (1, tokens, dim), and their mask; `most` tokens are read."""
         self._llama, self._read, self._gate, self._most = llama, read, gate, most
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[str, Tensor | str] = {}  # why not, where there can be none; used last at the end
 
     @torch.inference_mode()
     def of(self, instruction: str) -> Tensor:
         """(sum of `LlamaShape.widths`,). Raises InputError for an instruction that is too long."""
-        if instruction not in self._known:
-            ids = self._read(instruction)
-            if len(ids) > self._most:
-                raise InputError(f"instructions: {len(ids)} tokens; at most {self._most} are possible")
-            store = self._llama.new_store(1, len(ids))
-            states = self._llama.step(store, [Row(store.acquire(), ids, None, gate=None)])
+        if len(instruction) > MAX_TOKEN_CHARS * self._most:
+            most = MAX_TOKEN_CHARS * self._most
+            raise InputError(f"instructions: {len(instruction)} characters; at most {most} are possible")
+        known = self._known.pop(instruction, None)
+        if known is None:
+            known = self._work_out(instruction)
             while len(self._known) >= MAX_GATES:
                 del self._known[next(iter(self._known))]
-            mask = torch.ones(1, len(ids), dtype=torch.bool, device=states.device)
-            self._known[instruction] = self._gate(states[None], mask)
-        return self._known[instruction]
+        self._known[instruction] = known
+        if isinstance(known, str):
+            raise InputError(known)
+        return known
+
+    def _work_out(self, instruction: str) -> Tensor | str:
+        """The gate, or why there is none."""
+        ids = self._read(instruction)
+        if len(ids) > self._most:
+            return f"instructions: {len(ids)} tokens; at most {self._most} are possible"
+        store = self._llama.new_store(1, len(ids))
+        states = self._llama.step(store, [Row(store.acquire(), ids, None, gate=None)])
+        mask = torch.ones(1, len(ids), dtype=torch.bool, device=states.device)
+        return self._gate(states[None], mask)
 
 
 class Tokenizer(Protocol):

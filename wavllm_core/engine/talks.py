@@ -63,7 +63,7 @@ class Talks:
         """Have the past read before the next turn begins, or while it is spoken."""
         if talk in self.open:
             talk.instruction, talk.history = instruction, history
-            self._want(talk, lambda: self._listening(talk))
+            self._want(talk, talk.instruction, lambda: self._listening(talk))
 
     def listen(self, talk: Talk, hearing: Hearing) -> None:
         """Read the vectors of an utterance as they come."""
@@ -78,7 +78,7 @@ class Talks:
         """Take note that an utterance has other vectors than before; a speculation on the old ones is over."""
         if talk.hearing is hearing and talk in self.open:
             self._drop_speculation(talk)
-            self._want(talk, lambda: self._listening(talk))
+            self._want(talk, talk.instruction, lambda: self._listening(talk))
 
     def _listening(self, talk: Talk) -> Plan:
         """What stands there while a turn is spoken."""
@@ -86,12 +86,12 @@ class Talks:
         plan = self.language.planner.plan_listening(talk.history, talk.instruction, len(names), talk.reply_tokens)
         return plan.extended(names, talk.hearing.embeds) if names and talk.hearing else plan
 
-    def _want(self, talk: Talk, make_plan: Callable[[], Plan]) -> None:
+    def _want(self, talk: Talk, instruction: str, make_plan: Callable[[], Plan]) -> None:
         """Have this read ahead."""
         talk.wanted, talk.wanted_since = None, self.clock()
         try:
+            self.language.gates.of(instruction)  # first: plans of an instruction that is too long take long
             plan = make_plan()
-            self.language.gates.of(plan.instruction)
         except (CoreError, RuntimeError, ValueError, TypeError):  # the reply is going to say so
             return
         if self._missing(talk, plan):
@@ -140,7 +140,7 @@ class Talks:
             return
         if not self.speculation.permits(talk.tried, 1000 * self.meter.queue_wait_s.value):
             most, begins = sampling.max_tokens, sampling.begins
-            self._want(talk, lambda: self.language.planner.plan(history, instruction, most, begins))
+            self._want(talk, instruction, lambda: self.language.planner.plan(history, instruction, most, begins))
         elif self.ask(talk, "speculation", instruction, history, sampling, None):
             talk.tried += 1
             self.speculation.begun += 1
