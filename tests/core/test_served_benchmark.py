@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 CLIPS = Path(__file__).parents[2] / "clients" / "demo" / "clips"
-ORDER = {"coffeeDrink": "mocha", "milkAmount": "whole milk", "roast": "dark roast"}
+ORDER = {"coffeeDrink": "espresso", "milkAmount": "lots of almond milk", "roast": "dark roast"}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def write_pack(path: Path) -> Path:
     """An order, the same under another label, and silence that should be a wake phrase."""
-    order, rate = soundfile.read(CLIPS / "s2i_540a38c2.flac", dtype="int16")
+    order, rate = soundfile.read(CLIPS / "s2i_90a00f8a.flac", dtype="int16")
     label = json.dumps(ORDER).replace('"', '""')
     other = json.dumps(ORDER | {"roast": "light roast"}).replace('"', '""')
     rows = ["split,source,task,file,speaker,text,label"]
