@@ -45,6 +45,7 @@ READY_PATH: Final = "/readyz"
 METRICS_PATH: Final = "/metrics"
 SETTLED_S: Final = 0.05  # between looks at conversations that are to end
 WAITING_MESSAGES: Final = 4  # received, not yet taken by the session
+PRIVATE_CODES: Final = 3000  # and above: clients make them up, so they are counted together
 WRITE_BUFFER_BYTES: Final = 2**16
 
 log = logging.getLogger(__name__)
@@ -206,7 +207,8 @@ class Frontdoor:
             await wire.close(INTERNAL_ERROR, "internal error")
         finally:
             self._leave(connection)
-            self._metrics.closed.labels(connection.close_code).inc()
+            code = connection.close_code
+            self._metrics.closed.labels("private" if code and code >= PRIVATE_CODES else code).inc()
 
     async def _converse(self, connection: ServerConnection, seat: Seat, wire: Wire) -> None:
         """Hold one conversation; no task outlives this call."""

@@ -69,8 +69,9 @@ class Store:
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.submit(self._commit, self._statements)
+        last = self._writer.submit(self._commit, self._statements)
         self._writer.shutdown()
+        self._tell(last.exception())
         self._reader.close()
         self._database.close()
 
@@ -149,15 +150,17 @@ class Store:
 
     def _end(self, done: asyncio.Future[None], waiters: list[asyncio.Future[None]]) -> None:
         self._writing = None
-        error = None if done.cancelled() else done.exception()
-        if error and not self._failed:
-            self._failed = True
-            log.error("the state of the gateway cannot be written: %s; a restart will forget (told once)", error)
+        self._tell(None if done.cancelled() else done.exception())
         for written in waiters:
             if not written.done():
                 written.set_result(None)
         if self._waiters:
             self._begin()
+
+    def _tell(self, error: BaseException | None) -> None:
+        if error and not self._failed:
+            self._failed = True
+            log.error("the state of the gateway cannot be written: %s; a restart will forget (told once)", error)
 
     def _commit(self, statements: list[Statement]) -> None:
         with self._database:

@@ -146,6 +146,19 @@ async def test_the_oldest_replies_are_forgotten_and_no_line_that_waits(tmp_path:
         assert not store.load("cellar").answered
 
 
+async def test_a_last_write_that_fails_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_store(tmp_path / "mqtt.db") as store:
+        store.accept("hall", Line("one", "hello"))
+        await store.answer("hall", reply("one"))
+        with sqlite3.connect(tmp_path / "mqtt.db") as other:
+            other.execute("DROP TABLE line")
+        other.close()
+        store.deliver("hall", "one")  # written with what comes next, so at the end
+        assert not caplog.records
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "cannot be written: no such table: line" in caplog.text
+
+
 async def test_a_disk_that_fails_is_told_once_and_nobody_waits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -363,6 +363,16 @@ def test_a_gate_without_adapters_is_refused(tmp_path: Path) -> None:
         Trainer(load_recipe(write_recipe(tmp_path, adapters=False, gate=True), Recipe))
 
 
+@pytest.mark.needs("espeak-ng")
+def test_adapters_that_are_there_are_not_turned_off_unnoticed(tmp_path: Path) -> None:
+    """The training would go on without them, and the export would have them."""
+    first = Trainer(load_recipe(write_recipe(tmp_path / "first", steps=2), Recipe))
+    first.run()
+    path = write_recipe(tmp_path / "second", adapters=False, gate=False, init=[str(first.last)])
+    with pytest.raises(InputError, match="adapters: false, and `init` has some"):
+        Trainer(load_recipe(path, Recipe))
+
+
 def test_copies_are_tokens_at_random_and_nothing_else(orders: tuple[Corpus, PromptTemplate]) -> None:
     corpus, template = orders
     maker = ExampleMaker(corpus, template, Augmentation(), seed=0, copies=1.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from wavllm_core.engine.utterances import Hearing
 from wavllm_core.errors import CoreError, InputError
 
 log = logging.getLogger(__name__)
+AnyOf = TypeVar("AnyOf", tuple[Talk, Row], tuple[Talk, Answer, Tensor])  # what a conversation has in a step
 MAX_PREFILL = 64  # positions read in one step, so that no step takes long
 MAX_ANSWERS = max(ROWS)  # decoded in one step
 
@@ -255,12 +257,7 @@ class Talks:
         try:
             states = self._last_states([row for _, row in chosen])
         except (RuntimeError, ValueError) as error:  # torch: one is at fault, and the others go on
-            if len(chosen) > 1:
-                for one in chosen:
-                    self._run([one])
-            else:
-                log.exception("a reply failed")
-                self._fail(chosen[0][0], CoreError(f"decoding failed: {error}"))
+            self._each_alone(self._run, chosen, error)
             return
         told = []
         for (talk, row), state in zip(chosen, states, strict=True):
@@ -271,6 +268,15 @@ class Talks:
             elif answer.next_token is not None or len(row.slot.keys) >= len(answer.plan.keys):
                 told.append((talk, answer, state))
         self._tell(told)
+
+    def _each_alone(self, again: Callable[[list[AnyOf]], None], failed: list[AnyOf], error: Exception) -> None:
+        """Do again, one by one, what failed together; what failed alone is that conversation's error."""
+        if len(failed) > 1:
+            for one in failed:
+                again([one])
+        else:
+            log.error("a reply failed", exc_info=error)
+            self._fail(failed[0][0], CoreError(f"decoding failed: {error}"))
 
     def _last_states(self, rows: list[Row]) -> Tensor:
         """Do a step; returns where each row ends, (rows, dim) before the last norm."""
@@ -302,13 +308,8 @@ class Talks:
         try:
             logits = self.language.llama.logits(torch.stack([state for _, _, state in told]))
             tokens = choose([answer.chooser for _, answer, _ in told], logits)
-        except RuntimeError as error:  # torch, as out of memory: of as many as there is room for
-            if len(told) > 1:
-                for one in told:
-                    self._tell([one])
-            else:
-                log.exception("a reply failed")
-                self._fail(told[0][0], CoreError(f"decoding failed: {error}"))
+        except RuntimeError as error:  # torch, as out of memory: there is room for fewer
+            self._each_alone(self._tell, told, error)
             return
         for (talk, answer, _), token, row in zip(told, tokens, logits, strict=True):
             self._take_token(talk, answer, token, row)

@@ -72,6 +72,10 @@ class Trainer:
         if recipe.unheard:
             silence(self.model, recipe.unheard)
         if not recipe.adapters:
+            if any(value.any() for name, value in self.model.named_parameters() if "lora_B" in name):
+                raise InputError(
+                    "adapters: false, and `init` has some that are trained: they would come back in what is exported"
+                )
             self.model.llm.base_model.disable_adapter_layers()
         if recipe.compiled:
             self.model.llm.get_base_model().model.compile(dynamic=True)
