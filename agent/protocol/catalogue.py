@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from agent.protocol.client_events import MAX_AUDIO_END_MS, NO_WEBRTC
-from agent.protocol.fields import MAX_AUDIO_CHARS, MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS
+from agent.protocol.fields import MAX_AUDIO_CHARS, MAX_DEPTH, MAX_ID_CHARS, MAX_MESSAGE_BYTES, MAX_TEXT_CHARS
 from agent.protocol.interruption import MAX_BACK_CHANNEL_CHARS, MAX_BACK_CHANNELS, MAX_HOLD_MS
 from agent.protocol.items import MAX_CONTENT_PARTS
 from agent.protocol.legacy import EVENTS, NOT_TOLD
@@ -161,6 +161,7 @@ FAILED_CALLS: Final = {
 }
 LIMITS: Final = {
     "message": f"{MAX_MESSAGE_BYTES // 2**20} MiB",
+    "objects and lists in each other": f"{MAX_DEPTH} deep",
     "audio of one message": f"{MAX_AUDIO_CHARS // 2**20} MiB of base64",
     "instructions, or the text of one item": f"{MAX_TEXT_CHARS} characters",
     "ids and names": f"{MAX_ID_CHARS} characters",

@@ -16,8 +16,7 @@ from tests.core.tiny import tiny_checkpoint, tiny_model
 from wavllm_core.engine.api import Exchange, Heard, Sampling, Written
 from wavllm_core.engine.core import EngineLimits, rolling
 from wavllm_core.engine.live import LiveContext, LiveEngine
-from wavllm_core.engine.planner import Planner, RollingPrompts
-from wavllm_core.engine.sampling import INCOMPLETE, Chooser
+from wavllm_core.engine.sampling import INCOMPLETE
 from wavllm_core.errors import CapacityError, CoreError, InputError
 from wavllm_core.lora import gated
 from wavllm_core.prompt import TRANSCRIBE, PromptTemplate, Turn
@@ -197,15 +196,6 @@ async def test_sampling_is_repeatable_by_seed_and_narrowed_by_top_p(talk: LiveCo
     assert await words(talk.reply("", history, Sampling(12, 1.0, 1, top_p=1e-6))) == greedy
 
 
-@pytest.mark.parametrize(
-    ("top_p", "drawn"), [(0.0, {0}), (0.5, {0}), (0.51, {0, 1}), (0.79, {0, 1}), (0.81, {0, 1, 2})]
-)
-def test_tokens_are_drawn_from_the_likeliest_that_have_the_share_together(top_p: float, drawn: set[int]) -> None:
-    logits, chooser = torch.tensor([0.15, 0.5, 0.05, 0.3]).log(), Chooser(Sampling(temperature=1.0, top_p=top_p))
-    by_rank = [1, 3, 0, 2]
-    assert {by_rank.index(chooser.draw(logits)) for _ in range(200)} == drawn
-
-
 async def test_sampling_that_cannot_be_fails_that_reply_only(engine: LiveEngine, talk: LiveContext) -> None:
     other, history = engine.open_context(), [Exchange(text="hello")]
     for wrong, complaint in ((Sampling(12, 1.0, 2**64), "seed"), (Sampling(12, float("nan")), "temperature: nan")):
@@ -335,52 +325,6 @@ async def test_past_turns_go_whole_and_several_at_a_time(engine: LiveEngine) -> 
         starts.append(count - len(kept))
     assert starts == sorted(starts)
     assert 1 < len(set(starts)) < starts[-1] / 2  # what follows a change is prefilled anew
-
-
-def test_turns_of_many_long_conversations_are_tokenized_once(tmp_path: Path) -> None:
-    template = PromptTemplate(tiny_checkpoint(tmp_path).tokenizer)
-    encoded: list[str] = []
-    encode = template.encode
-    template.encode = lambda text: encoded.append(text) or encode(text)  # type: ignore[func-returns-value, method-assign]
-    planner = Planner(RollingPrompts(template), 256)
-    talks = [[Exchange(f"turn {n} of {talk}", reply="a mocha") for n in range(64)] for talk in range(32)]
-    firsts = [planner.recent(past, own=20) for past in talks]
-    assert any("turn 63 of 31" in text for text in encoded)
-    encoded.clear()
-    assert [planner.recent(past, own=20) for past in talks] == firsts
-    assert not encoded
-
-
-def test_instructions_stay_when_the_context_is_full(tmp_path: Path) -> None:
-    """What is read is the template's prompt of the newest turns, the system prompt before and instructions behind."""
-    checkpoint = tiny_checkpoint(tmp_path)
-    template = PromptTemplate(checkpoint.tokenizer, "you are a barista")
-    planner = Planner(RollingPrompts(template), 256)
-    turns = [Turn(f"order number {i}", reply="three times a mocha") for i in range(40)]
-    past, last = [Exchange(turn.text, reply=turn.reply) for turn in turns], Turn("one")
-    keys = planner.plan([*past, Exchange("one")], "be short", SHORT.max_tokens).keys
-    kept = planner.recent(past, own=20)
-    assert 0 < len(kept) < len(turns) and kept == turns[-len(kept) :]
-    assert keys == template.build(kept, last, "be short").before
-    without, other = (template.build([], last, how).before for how in ("be short", "be brief"))
-    opening = next(at for at, pair in enumerate(zip(without, other, strict=False)) if pair[0] != pair[1])
-    assert keys[opening - len(without) :] == without[opening:] != other[opening:]
-
-
-@pytest.mark.parametrize("system_prompt", ["", "you are a barista"])
-def test_a_plan_is_the_prompt_of_the_template(tmp_path: Path, system_prompt: str) -> None:
-    checkpoint = tiny_checkpoint(tmp_path)
-    template = PromptTemplate(checkpoint.tokenizer, system_prompt)
-    planner = Planner(RollingPrompts(template), 256)
-    past = [Exchange(text="  three ", speaker=2, reply=" a mocha"), Exchange(text="unanswered"), Exchange(reply="é ")]
-    turns = [Turn(old.text, speaker=old.speaker, reply=old.reply) for old in past]
-    heard = Heard(torch.zeros(2, 32), np.ones(8, np.float32), 0.2, (-1, -2))
-    for last in (Exchange(text=" typed"), Exchange(heard=heard, speaker=1)):
-        turn = Turn(last.text, spoken=last.heard is not None, speaker=last.speaker)
-        prompt = template.build(turns, turn, "be short")
-        names = [-1, -2] if last.heard else []
-        assert planner.plan([*past, last], "be short", 9).keys == [*prompt.before, *names, *prompt.after]
-    assert planner.plan_listening(past, "be short").keys == prompt.before
 
 
 async def test_instructions_that_are_too_long_are_refused(talk: LiveContext) -> None:
